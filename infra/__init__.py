@@ -1,0 +1,1 @@
+"""What MixLLM stands on: settings, database, registry, local stack."""

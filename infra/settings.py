@@ -1,0 +1,80 @@
+"""Settings: read once from ``MIXLLM_*`` variables into one frozen object; a typo is an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import SettingsError, nearest
+
+PREFIX = "MIXLLM_"
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. ``MIXLLM_HOME`` sets ``home``, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(
+        default_factory=lambda: Path.home() / ".mixllm",
+        description="Folder of everything kept on this machine.",
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="A Postgres server; the embedded one when not set."
+    )
+    mlflow_uri: str | None = Field(
+        default=None, description="An MLflow server; a SQLite file in home when not set."
+    )
+    prefect_api_url: str | None = Field(
+        default=None, description="A Prefect server; a temporary one when not set."
+    )
+    host: str = Field(default="127.0.0.1", description="Address the service binds to.")
+    port: int = Field(default=3000, ge=1, le=65535, description="Port of the service.")
+    mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Port of MLflow's UI.")
+    prefect_port: int = Field(default=4200, ge=1, le=65535, description="Port of Prefect's UI.")
+    api_key: SecretStr | None = Field(
+        default=None, description="Key that clients must send; needed to bind beyond loopback."
+    )
+    store_queries: Literal["full", "hash", "none"] = Field(
+        default="hash", description="What of a query's text a decision row keeps."
+    )
+    poll_seconds: float = Field(
+        default=5.0, gt=0, description="How often the service looks for a new champion."
+    )
+    flush_seconds: float = Field(
+        default=0.5, gt=0, description="How often decisions are written to Postgres."
+    )
+    encoder_threads: int = Field(
+        default=1, ge=1, description="ONNX Runtime threads for one query in the service."
+    )
+
+    @property
+    def registry_uri(self) -> str:
+        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def service_url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def database(self) -> str | None:
+        """The configured database's address, or None for the embedded one."""
+        return self.database_url.get_secret_value() if self.database_url else None
+
+
+def read_settings() -> Settings:
+    """Settings from the environment. Raises SettingsError naming the variable."""
+    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise SettingsError(f"unknown setting {name}; {nearest(name, known)}")
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+        raise SettingsError(f"{name}: {first['msg']} (got {first['input']!r})") from error
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})

@@ -1,0 +1,1 @@
+"""The method: arrays, tables and files in, arrays, tables and files out. Imports no other room."""

@@ -1,0 +1,118 @@
+"""The catalog: the candidates that may be chosen, their prices, speeds and limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from models.errors import CatalogError, nearest
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Candidate(BaseModel):
+    """One LLM that may be chosen.
+
+    input_price, output_price: USD per million tokens. tokens_per_second: generated tokens per
+    second. time_to_first_token: seconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    input_price: Amount
+    output_price: Amount
+    tokens_per_second: Positive
+    time_to_first_token: Amount
+
+
+class Catalog(BaseModel):
+    """The candidates, and the one to use when routing itself fails (the first, if not said)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    llms: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    default: str | None = None
+
+    @model_validator(mode="after")
+    def _names_are_sound(self) -> Catalog:
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"candidates listed twice: {', '.join(twice)}")
+        if self.default is not None and self.default not in names:
+            raise ValueError(f"default: no candidate {self.default!r}; {nearest(self.default, names)}")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        return [candidate.name for candidate in self.llms]
+
+    @property
+    def default_candidate(self) -> str:
+        return self.default or self.llms[0].name
+
+    def get(self, name: str) -> Candidate:
+        """The candidate of that name. Raises CatalogError."""
+        for candidate in self.llms:
+            if candidate.name == name:
+                return candidate
+        raise CatalogError(f"no candidate {name!r}; {nearest(name, self.names)}")
+
+    def subset(self, names: list[str]) -> Catalog:
+        """The catalog with only these candidates, in this order."""
+        default = self.default if self.default in names else None
+        return Catalog(llms=tuple(self.get(name) for name in names), default=default)
+
+    def dump_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False)
+
+
+def parse_catalog(data: Any, where: str) -> Catalog:
+    """A catalog from parsed YAML or JSON; where: named in the error. Raises CatalogError."""
+    if not isinstance(data, dict):
+        raise CatalogError(f"{where}: expected a mapping with the key 'llms'")
+    try:
+        # JSON forms (tuples from lists) are what YAML gives.
+        return Catalog.model_validate(data)
+    except ValidationError as error:
+        raise CatalogError(f"{where}: {describe(error, data)}", errors=error.errors()) from error
+
+
+def read_catalog(path: Path) -> Catalog:
+    """Read ``catalog.yaml``. Raises CatalogError naming the candidate and the key."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise CatalogError(f"{path}: no such file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path}: not YAML: {error}") from error
+    return parse_catalog(data, str(path))
+
+
+def describe(error: ValidationError, data: dict[str, Any]) -> str:
+    """Pydantic's errors in the catalog's words: which candidate, which key, what to do."""
+    lines = []
+    for item in error.errors():
+        place = item["loc"]
+        if len(place) >= 2 and place[0] == "llms" and isinstance(place[1], int):
+            entry = data["llms"][place[1]]
+            name = entry.get("name") if isinstance(entry, dict) else None
+            who = f"candidate {name!r}" if name else f"candidate number {place[1] + 1}"
+            known: list[str] = list(Candidate.model_fields)
+        else:
+            who, known = "catalog", list(Catalog.model_fields)
+        key = str(place[-1]) if place else ""
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{who}: unknown key {key!r}; {nearest(key, known)}")
+        elif item["type"] == "missing":
+            lines.append(f"{who}: {key} is missing")
+        else:
+            got = f" (got {item['input']!r})" if not isinstance(item["input"], dict | list) else ""
+            lines.append(f"{who}: {key}: {item['msg']}{got}" if key else f"{who}: {item['msg']}")
+    return "; ".join(lines[:10]) + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")

@@ -1,0 +1,204 @@
+"""The decision: from every candidate's estimates to one choice, its propensity and its reasons.
+
+    score_l = quality_l − cost_l / λ + α · sqrt(eᵀ A_l⁻¹ e) − β · exp(γ · (time_l − ξ·τ))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import DecisionError
+
+# exp() beyond this only says "far too late".
+MAX_EXPONENT: Final = 20.0
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=0)]
+WillingnessToPay = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class DecisionDefaults(BaseModel):
+    """What a release decides with unless a request says otherwise.
+
+    willingness_to_pay: λ, USD per unit of quality. alpha: weight of the uncertainty bonus.
+    beta: weight of the latency penalty; gamma: its steepness (1/s); time_limit: τ (s);
+    time_share: ξ, the share of τ at which the penalty reaches beta.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    willingness_to_pay: WillingnessToPay
+    alpha: Finite = 0.01
+    beta: Finite = 0.1
+    gamma: Finite = 0.5
+    time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
+    time_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What is predicted of every query and candidate; each (n, L) float64.
+
+    quality in [0, 1]; cost in USD; time in seconds; uncertainty = sqrt(eᵀ A_l⁻¹ e).
+    """
+
+    quality: np.ndarray
+    prompt_tokens: np.ndarray
+    response_tokens: np.ndarray
+    cost: np.ndarray
+    time: np.ndarray
+    uncertainty: np.ndarray
+
+    def __getitem__(self, rows: Any) -> Estimates:
+        return Estimates(**{name: value[rows] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The score's terms, each (n, L); ``total`` is their sum."""
+
+    quality: np.ndarray
+    cost: np.ndarray
+    uncertainty: np.ndarray
+    latency: np.ndarray
+    total: np.ndarray
+
+
+def score(
+    estimates: Estimates, defaults: DecisionDefaults, willingness_to_pay: float | None = None
+) -> Terms:
+    """Every term of the score, for (n, L) estimates."""
+    wtp = defaults.willingness_to_pay if willingness_to_pay is None else willingness_to_pay
+    late = defaults.gamma * (estimates.time - defaults.time_share * defaults.time_limit)
+    cost = -estimates.cost / wtp
+    uncertainty = defaults.alpha * estimates.uncertainty
+    latency = -defaults.beta * np.exp(np.minimum(late, MAX_EXPONENT))
+    total = estimates.quality + cost + uncertainty + latency
+    return Terms(estimates.quality, cost, uncertainty, latency, total)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One routing. ``row`` (L,) arrays cover every candidate, ``allowed`` marks the permitted."""
+
+    candidates: list[str]
+    choice: int
+    propensity: float
+    willingness_to_pay: float
+    allowed: np.ndarray
+    estimates: Estimates
+    terms: Terms
+
+    @property
+    def llm(self) -> str:
+        return self.candidates[self.choice]
+
+
+def decide(
+    candidates: list[str],
+    estimates: Estimates,
+    defaults: DecisionDefaults,
+    willingness_to_pay: float | None = None,
+    allowed: np.ndarray | None = None,
+) -> Decision:
+    """Choose for one query.
+
+    estimates: (1, L). allowed: (L,) bool, all by default. The choice is the argmax of the score
+    among the allowed (the first in the catalog's order on a tie), so its propensity is 1.
+    Raises DecisionError when nobody is allowed or no score is finite.
+    """
+    terms = score(estimates, defaults, willingness_to_pay)
+    permitted = np.ones(len(candidates), dtype=bool) if allowed is None else allowed
+    if not permitted.any():
+        raise DecisionError("no candidate is left to choose from")
+    totals = np.where(permitted & np.isfinite(terms.total[0]), terms.total[0], -np.inf)
+    choice = int(np.argmax(totals))
+    if not np.isfinite(totals[choice]):
+        raise DecisionError("no candidate has a finite score")
+    return Decision(
+        candidates=candidates,
+        choice=choice,
+        propensity=1.0,
+        willingness_to_pay=willingness_to_pay or defaults.willingness_to_pay,
+        allowed=permitted,
+        estimates=estimates[0],
+        terms=Terms(*(term[0] for term in vars(terms).values())),
+    )
+
+
+def explain(decision: Decision) -> dict[str, Any]:
+    """Why this candidate, who came second, and what would have changed it."""
+    order = [int(i) for i in np.argsort(-decision.terms.total, kind="stable") if decision.allowed[i]]
+    second = order[1] if len(order) > 1 else None
+    margin = None
+    if second is not None:
+        margin = float(decision.terms.total[order[0]] - decision.terms.total[second])
+    return {
+        "scores": [_row(decision, i) for i in order],
+        "runner_up": None if second is None else decision.candidates[second],
+        "margin": margin,
+        "would_change": {
+            "cheaper_below": _switch(decision, cheaper=True),
+            "dearer_above": _switch(decision, cheaper=False),
+        },
+        "why": why(decision, second),
+    }
+
+
+def _row(decision: Decision, i: int) -> dict[str, Any]:
+    estimates, terms = decision.estimates, decision.terms
+    return {
+        "llm": decision.candidates[i],
+        "score": float(terms.total[i]),
+        "predicted_quality": float(estimates.quality[i]),
+        "predicted_cost_usd": float(estimates.cost[i]),
+        "predicted_seconds": float(estimates.time[i]),
+        "predicted_response_tokens": float(estimates.response_tokens[i]),
+        "uncertainty": float(estimates.uncertainty[i]),
+        "terms": {
+            name: float(getattr(terms, name)[i])
+            for name in ("quality", "cost", "uncertainty", "latency")
+        },
+    }
+
+
+def _switch(decision: Decision, cheaper: bool) -> dict[str, Any] | None:
+    """The nearest willingness to pay at which another candidate would win.
+
+    The score is a line in x = 1/λ with slope −cost, so a cheaper candidate overtakes as λ falls and
+    a dearer one as it rises, where the lines cross.
+    """
+    rest = decision.terms.total - decision.terms.cost
+    cost, chosen = decision.estimates.cost, decision.choice
+    now = 1.0 / decision.willingness_to_pay
+    crossings = []
+    for i in np.flatnonzero(decision.allowed):
+        difference = cost[chosen] - cost[i]
+        if (difference > 0) == cheaper and difference != 0:
+            x = (rest[chosen] - rest[i]) / difference
+            if x > 0 and (x >= now if cheaper else x <= now):
+                crossings.append((x, int(i)))
+    if not crossings:
+        return None
+    x, i = min(crossings) if cheaper else max(crossings)
+    return {"willingness_to_pay": float(1.0 / x), "llm": decision.candidates[i]}
+
+
+def why(decision: Decision, second: int | None) -> str:
+    """One sentence for people."""
+    estimates, i = decision.estimates, decision.choice
+    text = f"quality {estimates.quality[i]:.2f} for ${estimates.cost[i]:.6f}"
+    if second is None:
+        return f"{text}; the only candidate allowed"
+    gain = estimates.quality[i] - estimates.quality[second]
+    name = decision.candidates[second]
+    ratio = estimates.cost[second] / estimates.cost[i] if estimates.cost[i] > 0 else np.inf
+    if ratio >= 1.05:
+        price = f"{ratio:.1f} times the cost" if np.isfinite(ratio) else "not free"
+    elif ratio <= 0.95:
+        price = f"{1 - ratio:.0%} cheaper"
+    else:
+        price = "as dear"
+    return f"{text}; next {name}: {-gain:+.2f} quality, {price}"

@@ -1,0 +1,177 @@
+"""The encoder at run time: query text → unit embedding, by ONNX Runtime. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+from tokenizers import Tokenizer
+
+from models.digest import digest_file, digest_json, digest_text
+from models.errors import EncoderError
+from models.query_text import MAX_TOKENS, clip_characters, window
+
+FORMAT_VERSION: Final = 1
+GRAPH_FILE: Final = "encoder.onnx"
+TOKENIZER_FILE: Final = "tokenizer.json"
+CONFIG_FILE: Final = "encoder.json"
+FILES: Final = (GRAPH_FILE, TOKENIZER_FILE, CONFIG_FILE)
+
+
+@dataclass(frozen=True)
+class TokenizedQuery:
+    """ids: what the encoder reads, start and end tokens included. count: tokens of the whole query
+    (in proportion, where it is too long to tokenise whole)."""
+
+    ids: list[int]
+    count: float
+
+
+class OnnxEncoder:
+    """A sentence encoder whose graph ends in unit embeddings (pooling and norm inside).
+
+    folder: holds ``encoder.onnx`` (inputs input_ids and attention_mask, (n, t) int64; output
+    (n, d) float32 unit rows), ``tokenizer.json`` and ``encoder.json``.
+    threads: ONNX Runtime's threads for one call.
+    Raises EncoderError when a file is missing or the graph is not of this form.
+    """
+
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        self.folder = folder
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise EncoderError(f"encoder folder {folder} lacks {', '.join(missing)}")
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        if config.get("format_version") != FORMAT_VERSION:
+            raise EncoderError(
+                f"{folder / CONFIG_FILE}: format_version is {config.get('format_version')!r}, "
+                f"this version of MixLLM reads {FORMAT_VERSION}"
+            )
+        self.dimension: int = config["dimension"]
+        self.max_tokens: int = config.get("max_tokens", MAX_TOKENS)
+        self.start_id: int = config["start_id"]
+        self.end_id: int = config["end_id"]
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Spinning threads burn the cores that the request path needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = ort.InferenceSession(
+            str(folder / GRAPH_FILE), options, providers=["CPUExecutionProvider"]
+        )
+
+    def tokenize(self, query: str) -> TokenizedQuery:
+        """What the encoder reads of a query, and how long the query is."""
+        clipped = clip_characters(query, self.max_tokens)
+        # Lone surrogates have no UTF-8 form, which the tokenizer needs.
+        text = clipped.encode("utf-8", "replace").decode("utf-8")
+        ids = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return TokenizedQuery(
+            ids=[self.start_id, *window(ids, self.max_tokens), self.end_id],
+            count=len(ids) * len(query) / max(len(clipped), 1),
+        )
+
+    def encode_tokens(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Token ids → embeddings (n, d) float32, unit rows."""
+        width = max(len(row) for row in rows)
+        input_ids = np.zeros((len(rows), width), dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        for i, row in enumerate(rows):
+            input_ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        (out,) = self.session.run(None, {"input_ids": input_ids, "attention_mask": mask})
+        return np.asarray(out, dtype=np.float32)
+
+    def encode(
+        self,
+        queries: Sequence[str],
+        batch_size: int = 32,
+        progress: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Queries → embeddings (n, d) float32, unit rows.
+
+        Queries of like length share a batch, so little is padded; progress: called with the number
+        of queries done after each batch.
+        """
+        if not queries:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        rows = [self.tokenize(query).ids for query in queries]
+        order = np.argsort([len(row) for row in rows], kind="stable")
+        embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
+        for start in range(0, len(rows), batch_size):
+            batch = order[start : start + batch_size]
+            embeddings[batch] = self.encode_tokens([rows[i] for i in batch])
+            if progress is not None:
+                progress(len(batch))
+        return embeddings
+
+
+def encoder_digest(folder: Path) -> str:
+    """The encoder's identity: one digest over its files."""
+    return digest_json({name: digest_file(folder / name) for name in FILES})
+
+
+class EmbeddingCache:
+    """Embeddings on disk, by encoder digest and query digest.
+
+    One append-only pair of files per encoder: ``keys.txt`` (a query digest a line) and
+    ``embeddings.f32`` (as many rows of d float32). A row whose key was not written whole is unused.
+    """
+
+    def __init__(self, folder: Path, encoder: OnnxEncoder) -> None:
+        self.encoder = encoder
+        self.folder = folder / encoder_digest(encoder.folder)[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.keys_path = self.folder / "keys.txt"
+        self.rows_path = self.folder / "embeddings.f32"
+        self.embedded = 0
+        self._load()
+
+    def _load(self) -> None:
+        keys = self.keys_path.read_text().split("\n")[:-1] if self.keys_path.exists() else []
+        width = self.encoder.dimension
+        data = (
+            np.fromfile(self.rows_path, dtype=np.float32)
+            if self.rows_path.exists()
+            else np.zeros(0, np.float32)
+        )
+        count = min(len(keys), len(data) // width)
+        keys, self._rows = keys[:count], data[: count * width].reshape(count, width)
+        self._index = {key: i for i, key in enumerate(keys)}
+        if self.keys_path.exists():  # drop what an interrupted write left half done
+            self.keys_path.write_text("".join(f"{key}\n" for key in keys))
+            self._rows.tofile(self.rows_path)
+
+    def encode(
+        self, queries: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        """Embeddings (n, d) of the queries; only those never seen are computed."""
+        digests = [digest_text(query) for query in queries]
+        new = {d: q for d, q in zip(digests, queries, strict=True) if d not in self._index}
+        if progress is not None:
+            progress(len(queries) - len(new))
+        if new:
+            chunk = 512  # what an interrupted run loses at most
+            keys = list(new)
+            for start in range(0, len(keys), chunk):
+                part = keys[start : start + chunk]
+                self._append(part, self.encoder.encode([new[k] for k in part], progress=progress))
+        self.embedded += len(new)
+        return self._rows[[self._index[d] for d in digests]] if digests else self._rows[:0]
+
+    def _append(self, keys: list[str], rows: np.ndarray) -> None:
+        with self.rows_path.open("ab") as handle:
+            handle.write(np.ascontiguousarray(rows, dtype=np.float32).tobytes())
+        with self.keys_path.open("a") as handle:
+            handle.write("".join(f"{key}\n" for key in keys))
+        first = len(self._index)
+        self._index |= {key: first + i for i, key in enumerate(keys)}
+        self._rows = np.concatenate([self._rows, rows])

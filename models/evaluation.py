@@ -1,0 +1,156 @@
+"""Evaluation: a router and its baselines on the same unseen queries, over a sweep of λ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from models.baselines import tuned_nearest_neighbours
+from models.compiled import CompiledPredictors
+from models.decision import DecisionDefaults, Estimates, score
+from models.evaluation_set import EvaluationSet, comparable
+from models.inputs import QueryInputs
+from models.measures import Routed, compare
+from models.predictors import Predictor
+from models.training import willingness_grid
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """results: the table of ``results.json``. choices: willingness_to_pay, query_id, llm; one row a
+    setting and test query. curves: name → (k, 2) mean cost (USD) and mean quality, for the plot."""
+
+    results: dict[str, Any]
+    choices: pd.DataFrame
+    curves: dict[str, np.ndarray]
+
+
+def evaluate(
+    train: EvaluationSet,
+    train_inputs: QueryInputs,
+    test: EvaluationSet,
+    test_inputs: QueryInputs,
+    predictors: Sequence[Predictor],
+    beta: float = 0.0,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare the router with every baseline; predictors: fitted on ``train``.
+
+    The measures know quality and cost only, so the latency penalty is off unless beta is given.
+    """
+    names, kept, notes = comparable(train, test)
+    test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
+    by_name = {p.llm: p for p in predictors}
+    compiled = CompiledPredictors([by_name[name] for name in names], test.catalog)
+    quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
+    train_quality = train.matrix("quality", names)
+    train_cost = train.matrix("cost_usd", names)
+    grid = willingness_grid(train_cost)
+
+    estimates = compiled.estimate(test_inputs)
+    picks = sweep(estimates, grid, beta)
+    constant = np.broadcast_to(np.nanmean(train_cost, axis=0), cost.shape)
+    neighbours = tuned_nearest_neighbours(
+        train_inputs.embeddings, train_quality, train.matrix("response_tokens", names), seed
+    )
+    by_neighbours = compiled.estimate_from(test_inputs, *neighbours.predict(test_inputs.embeddings))
+    best = int(np.argmax(quality.mean(axis=0)))
+    routers = {
+        "mixllm": outcome_of(picks, cost, quality),
+        "tuned_knn": outcome_of(sweep(by_neighbours, grid, beta), cost, quality),
+        "constant_cost": outcome_of(
+            sweep(Estimates(**{**vars(estimates), "cost": constant}), grid, beta), cost, quality
+        ),
+        "best_single": outcome_of(np.full((1, len(cost)), best), cost, quality),
+        "random": Routed(cost.mean(axis=1)[None], quality.mean(axis=1)[None]),
+    }
+    oracle = outcome_of(
+        np.stack([np.argmax(quality - cost / wtp, axis=1) for wtp in grid]), cost, quality
+    )
+    measured = compare(routers, oracle, cost, quality, draws=draws, seed=seed)
+    curves = {
+        name: np.column_stack([routed.cost.mean(axis=1), routed.quality.mean(axis=1)])
+        for name, routed in {**routers, "oracle": oracle}.items()
+    }
+    curves["zero"] = np.column_stack([cost.mean(axis=0), quality.mean(axis=0)])
+    results = {
+        "training_set": train.name,
+        "training_digest": train.digest,
+        "test_set": test.name,
+        "test_digest": test.digest,
+        "training_queries": len(train.queries),
+        "test_queries": len(kept.queries),
+        "candidates": names,
+        "best_single": names[best],
+        "neighbours": neighbours.k,
+        "beta": beta,
+        "notes": [*train.notes, *notes],
+        "measures": measured,
+    }
+    return Evaluation(results, choices_table(grid, kept, names, picks), curves)
+
+
+def sweep(estimates: Estimates, grid: np.ndarray, beta: float) -> np.ndarray:
+    """Choices (k, n) at every λ of the grid."""
+    defaults = DecisionDefaults(willingness_to_pay=1.0, beta=beta)
+    return np.stack([np.argmax(score(estimates, defaults, wtp).total, axis=1) for wtp in grid])
+
+
+def outcome_of(picks: np.ndarray, cost: np.ndarray, quality: np.ndarray) -> Routed:
+    """picks: (k, n) candidate numbers; cost, quality: (n, L)."""
+    rows = np.arange(len(cost))
+    return Routed(cost[rows, picks], quality[rows, picks])
+
+
+def choices_table(
+    grid: np.ndarray, test: EvaluationSet, names: Sequence[str], picks: np.ndarray
+) -> pd.DataFrame:
+    """A row a (willingness_to_pay, test query)."""
+    ids = test.queries["query_id"].to_numpy()
+    return pd.DataFrame(
+        {
+            "willingness_to_pay": np.repeat(grid, len(ids)),
+            "query_id": np.tile(ids, len(grid)),
+            "llm": np.asarray(names, dtype=object)[picks.ravel()],
+        }
+    )
+
+
+def measures_table(results: dict[str, Any]) -> list[dict[str, str]]:
+    """The measures as rows of text: router, then each measure with its interval."""
+    rows = []
+    for name, measured in results["measures"].items():
+        row = {"router": name}
+        for key in ("aiq", "gap_closed", "cost_at_97.25%_quality", "quality_at_24.18%_cost"):
+            row[key] = interval_text(measured[key], share=key != "aiq")
+        row["aiq_over"] = "" if name == "mixllm" else interval_text(measured["aiq_over"], share=False)
+        rows.append(row)
+    return rows
+
+
+def interval_text(cell: dict[str, float | None], share: bool) -> str:
+    """"0.812 [0.801, 0.823]", or in per cent; a dash where the value is never reached."""
+    if cell["value"] is None:
+        return "–"
+    shown = (lambda v: f"{100 * v:.1f} %") if share else (lambda v: f"{v:.4f}")
+    if cell["low"] is None or cell["high"] is None:
+        return shown(cell["value"])
+    return f"{shown(cell['value'])} [{shown(cell['low'])}, {shown(cell['high'])}]"
+
+
+def headline(results: dict[str, Any]) -> dict[str, float]:
+    """The router's own measures as plain numbers; what is never reached is left out."""
+    names = {
+        "aiq": "aiq",
+        "gap_closed": "gap_closed",
+        "cost_at_97.25%_quality": "cost_share_at_97_quality",
+        "quality_at_24.18%_cost": "quality_share_at_24_cost",
+    }
+    measured = results["measures"]["mixllm"]
+    values = {name: measured[key]["value"] for key, name in names.items()}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,55 @@
+"""What the predictors read of a query: its embedding, its form, its length in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from models.encoder import OnnxEncoder
+from models.query_form import NAMES, query_forms
+
+FORM_WIDTH: Final = len(NAMES)
+
+
+class Embedder(Protocol):
+    """Queries → embeddings (n, d) float32: ``OnnxEncoder`` or ``EmbeddingCache``."""
+
+    def encode(
+        self, queries: Sequence[str], *, progress: Callable[[int], None] | None = None
+    ) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class QueryInputs:
+    """embeddings: (n, d) float32, unit rows. forms: (n, f) float32. tokens: (n,) float, how many
+    tokens the whole query has by the encoder's tokenizer (estimated for a huge one)."""
+
+    embeddings: np.ndarray
+    forms: np.ndarray
+    tokens: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+    def __getitem__(self, rows: np.ndarray) -> QueryInputs:
+        return QueryInputs(self.embeddings[rows], self.forms[rows], self.tokens[rows])
+
+    @property
+    def features(self) -> np.ndarray:
+        """(n, d + f) float32: embeddings and forms side by side."""
+        return np.hstack([self.embeddings, self.forms])
+
+
+def read_queries(
+    queries: Sequence[str],
+    encoder: OnnxEncoder,
+    embedder: Embedder | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> QueryInputs:
+    """Queries → predictor inputs; embedder: the encoder itself unless a cache is given."""
+    embeddings = (embedder or encoder).encode(queries, progress=progress)
+    tokens = np.array([encoder.tokenize(query).count for query in queries], dtype=np.float64)
+    return QueryInputs(embeddings, query_forms(queries), tokens)

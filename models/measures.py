@@ -1,0 +1,152 @@
+"""Measures of a router: AIQ, cost at a quality, quality at a cost, gap closed; with intervals.
+
+AIQ is RouterBench's (Hu et al. 2024): the non-decreasing convex hull of (mean cost, mean quality),
+integrated between the cheapest and the dearest single candidate's mean cost, over that range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+QUALITY_SHARE: Final = 0.9725
+COST_SHARE: Final = 0.2418
+LEVEL: Final = 0.95
+MEASURES: Final = ("aiq", "cost_at_97.25%_quality", "quality_at_24.18%_cost", "gap_closed")
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What k settings of a router (willingness to pay) did on n queries.
+
+    cost, quality: (k, n), the chosen candidates' true outcomes.
+    """
+
+    cost: np.ndarray
+    quality: np.ndarray
+
+
+def hull(cost: np.ndarray, quality: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Non-decreasing upper convex hull of points and the origin, as (costs, qualities).
+
+    The origin stands for not answering: any router can be mixed with that, so a curve is defined
+    below its cheapest point.
+    """
+    order = np.lexsort((-quality, cost))
+    xs, ys = [0.0], [0.0]
+    for x, y in zip(cost[order].tolist(), quality[order].tolist(), strict=True):
+        if y <= ys[-1]:
+            continue
+        if x == xs[-1]:  # a free candidate stands where the origin stood
+            ys[-1] = y
+            continue
+        while len(xs) >= 2 and (ys[-1] - ys[-2]) * (x - xs[-2]) <= (y - ys[-2]) * (xs[-1] - xs[-2]):
+            xs.pop(), ys.pop()
+        xs.append(x), ys.append(y)
+    return np.array(xs), np.array(ys)
+
+
+def aiq(cost: np.ndarray, quality: np.ndarray, low: float, high: float) -> float:
+    """Average quality of the hull between two mean costs (USD)."""
+    xs, ys = hull(cost, quality)
+    if high <= low:
+        return float(np.interp(high, xs, ys))
+    grid = np.unique(np.concatenate([[low, high], xs[(xs > low) & (xs < high)]]))
+    return float(np.trapezoid(np.interp(grid, xs, ys), grid) / (high - low))
+
+
+def cost_at(cost: np.ndarray, quality: np.ndarray, wanted: float) -> float:
+    """The least cost at which the hull has a quality; NaN where it never does."""
+    xs, ys = hull(cost, quality)
+    if ys[-1] < wanted:
+        return float("nan")
+    return float(np.interp(wanted, ys, xs))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The single candidates on the same rows: what every measure is relative to."""
+
+    low: float
+    high: float
+    best_cost: float
+    best_quality: float
+    zero: float
+    oracle: float
+
+
+def measure(cost: np.ndarray, quality: np.ndarray, frame: Frame) -> dict[str, float]:
+    """The measures of design.md for (k,) mean costs and qualities."""
+    area = aiq(cost, quality, frame.low, frame.high)
+    xs, ys = hull(cost, quality)
+    span = frame.oracle - frame.zero
+    dear = cost_at(cost, quality, QUALITY_SHARE * frame.best_quality)
+    return {
+        "aiq": area,
+        "cost_at_97.25%_quality": dear / frame.best_cost if frame.best_cost > 0 else float("nan"),
+        "quality_at_24.18%_cost": float(np.interp(COST_SHARE * frame.best_cost, xs, ys))
+        / max(frame.best_quality, 1e-12),
+        "gap_closed": (area - frame.zero) / span if span > 0 else float("nan"),
+    }
+
+
+def compare(
+    routers: Mapping[str, Routed],
+    oracle: Routed,
+    cost: np.ndarray,
+    quality: np.ndarray,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Every measure of every router, with 95 % bootstrap intervals over queries.
+
+    cost, quality: (n, L), the single candidates' true outcomes. Resamples are shared, so
+    ``aiq_over`` (the first router's AIQ less another's) has a paired interval of its own.
+    Returns name → {measure: {"value", "low", "high"}}; values that cannot be reached are None.
+    """
+    n = len(cost)
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws) / n
+    weights = np.vstack([np.full((1, n), 1 / n), weights])
+    single_cost, single_quality = weights @ cost, weights @ quality
+    means = {
+        name: (weights @ routed.cost.T, weights @ routed.quality.T)
+        for name, routed in {**routers, "oracle": oracle}.items()
+    }
+    means["zero"] = (single_cost, single_quality)
+    table: dict[str, np.ndarray] = {
+        name: np.empty((draws + 1, len(MEASURES))) for name in [*routers, "zero", "oracle"]
+    }
+    for b in range(draws + 1):
+        best = int(np.argmax(single_quality[b]))
+        low, high = float(single_cost[b].min()), float(single_cost[b].max())
+        frame = Frame(
+            low=low,
+            high=high,
+            best_cost=float(single_cost[b, best]),
+            best_quality=float(single_quality[b, best]),
+            zero=aiq(single_cost[b], single_quality[b], low, high),
+            oracle=aiq(means["oracle"][0][b], means["oracle"][1][b], low, high),
+        )
+        for name, rows in table.items():
+            got = measure(means[name][0][b], means[name][1][b], frame)
+            rows[b] = [got[key] for key in MEASURES]
+    first = table[next(iter(routers))][:, 0]
+    results: dict[str, dict[str, Any]] = {}
+    for name, rows in table.items():
+        results[name] = {key: interval(rows[:, i]) for i, key in enumerate(MEASURES)}
+        results[name]["aiq_over"] = interval(first - rows[:, 0])
+    return results
+
+
+def interval(values: np.ndarray) -> dict[str, float | None]:
+    """The first value with the percentile interval of the rest; None where too few are defined."""
+    drawn = values[1:][np.isfinite(values[1:])]
+    value = float(values[0]) if np.isfinite(values[0]) else None
+    if len(drawn) < LEVEL * (len(values) - 1):
+        return {"value": value, "low": None, "high": None}
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return {"value": value, "low": float(low), "high": float(high)}

@@ -1,0 +1,226 @@
+"""A release: one immutable, consistent set of encoder, domains, predictors and decision defaults."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from models import domains as domains_module
+from models import encoder as encoder_module
+from models import predictors as predictors_module
+from models.catalog import Catalog
+from models.compiled import CompiledPredictors
+from models.decision import Decision, DecisionDefaults, decide, score
+from models.domains import Domains
+from models.encoder import OnnxEncoder, encoder_digest
+from models.errors import DecisionError, ReleaseError, UnknownCandidate, nearest
+from models.inputs import QueryInputs
+from models.manifest import DataSource, Manifest, pin, read_manifest, slug
+from models.predictors import Predictor
+from models.query_form import query_forms
+
+PROBES: Final = 16
+PROBE_FILES: Final = ("probes.json", "probes.safetensors")
+# A loaded release must embed its probes this alike, and choose alike on this share of them.
+PROBE_COSINE: Final = 0.999
+PROBE_AGREEMENT: Final = 0.95
+MAX_QUERY_CHARACTERS: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds that the parts of one routing took."""
+
+    tokenize: float
+    encode: float
+    predict: float
+    decide: float
+
+
+@dataclass(frozen=True)
+class Routing:
+    """One query's decision, with what it was made from. embedding: (d,) float32."""
+
+    decision: Decision
+    embedding: np.ndarray
+    domain: str
+    timings: Timings
+
+
+class Release:
+    """A loaded release: routes queries. Build with ``build_release`` or ``Release.load``."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: OnnxEncoder,
+        domains: Domains,
+        predictors: Sequence[Predictor],
+    ) -> None:
+        self.manifest = manifest
+        self.encoder = encoder
+        self.domains = domains
+        self.compiled = CompiledPredictors(predictors, manifest.catalog)
+        self._position = {name: i for i, name in enumerate(self.compiled.candidates)}
+
+    @property
+    def candidates(self) -> list[str]:
+        return self.compiled.candidates
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 1) -> Release:
+        """Load a release folder, refusing any file whose digest is not the manifest's.
+
+        Raises ReleaseError, DigestMismatch, EncoderError.
+        """
+        manifest = read_manifest(folder)
+        for part in manifest.pins:
+            part.verify(folder)
+        predictors = [
+            Predictor.load(folder / manifest.predictors[name].folder)
+            for name in manifest.catalog.names
+        ]
+        encoder = OnnxEncoder(folder / manifest.encoder.folder, threads)
+        return cls(manifest, encoder, Domains.load(folder / manifest.domains.folder), predictors)
+
+    def check_probes(self, folder: Path) -> None:
+        """Raises ReleaseError when the stored probe queries embed or route otherwise here."""
+        root = folder / self.manifest.probes.folder
+        probes = json.loads((root / PROBE_FILES[0]).read_text())
+        stored = load_file(root / PROBE_FILES[1])
+        embeddings = self.encoder.encode(probes["queries"])
+        cosine = float(np.min(np.sum(embeddings * stored["embeddings"], axis=1)))
+        if not cosine >= PROBE_COSINE:
+            raise ReleaseError(f"probe queries embed otherwise here: least cosine {cosine:.4f}")
+        choices = _choices(self.compiled, self.manifest.defaults, self.encoder, probes["queries"], embeddings)
+        agreement = float(np.mean([a == b for a, b in zip(choices, probes["llms"], strict=True)]))
+        if agreement < PROBE_AGREEMENT:
+            raise ReleaseError(f"probe queries route otherwise here: {agreement:.0%} agree")
+
+    def route(
+        self,
+        query: str,
+        willingness_to_pay: float | None = None,
+        candidates: Sequence[str] | None = None,
+    ) -> Routing:
+        """Decide for one query. Raises DecisionError (empty query, no candidate), UnknownCandidate."""
+        if not query.strip():
+            raise DecisionError("the query is empty")
+        if len(query) > MAX_QUERY_CHARACTERS:
+            raise DecisionError(
+                f"the query has {len(query)} characters, the limit is {MAX_QUERY_CHARACTERS}"
+            )
+        allowed = self.allowed(candidates)
+        t0 = time.perf_counter()
+        tokens = self.encoder.tokenize(query)
+        t1 = time.perf_counter()
+        embeddings = self.encoder.encode_tokens([tokens.ids])
+        t2 = time.perf_counter()
+        inputs = QueryInputs(embeddings, query_forms([query]), np.array([tokens.count]))
+        estimates = self.compiled.estimate(inputs)
+        domain = self.domains.names_[int(self.domains.assign(embeddings)[0])]
+        t3 = time.perf_counter()
+        decision = decide(
+            self.candidates, estimates, self.manifest.defaults, willingness_to_pay, allowed
+        )
+        t4 = time.perf_counter()
+        return Routing(decision, embeddings[0], domain, Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3))
+
+    def allowed(self, candidates: Sequence[str] | None) -> np.ndarray | None:
+        """(L,) bool for a subset of candidates, None for all. Raises UnknownCandidate."""
+        if candidates is None:
+            return None
+        mask = np.zeros(len(self.candidates), dtype=bool)
+        for name in candidates:
+            if name not in self._position:
+                raise UnknownCandidate(
+                    f"no candidate {name!r}; {nearest(name, self._position)}", name=name
+                )
+            mask[self._position[name]] = True
+        return mask
+
+
+def build_release(
+    folder: Path,
+    domains: Domains,
+    predictors: Sequence[Predictor],
+    catalog: Catalog,
+    defaults: DecisionDefaults,
+    data: DataSource,
+    probes: Sequence[str],
+    notes: Sequence[str] = (),
+) -> Manifest:
+    """Write a release folder around an encoder already at ``folder / "encoder"``.
+
+    catalog: any order; the release keeps the candidates that have a predictor.
+    probes: queries whose embeddings and choices are stored, to check a loaded release by.
+    """
+    encoder = OnnxEncoder(folder / "encoder")
+    digest = encoder_digest(folder / "encoder")
+    domains.save(folder / "domains")
+    by_name = {p.llm: p for p in predictors}
+    catalog = catalog.subset([name for name in catalog.names if name in by_name])
+    ordered = [by_name[name] for name in catalog.names]
+    for predictor in ordered:
+        predictor.save(folder / "predictors" / slug(predictor.llm))
+    compiled = CompiledPredictors(ordered, catalog)
+    _save_probes(folder / "probes", encoder, compiled, defaults, probes)
+    manifest = Manifest(
+        encoder=pin("mixllm-encoder", folder, "encoder", digest, encoder_module.FILES),
+        domains=pin("mixllm-domains", folder, "domains", digest, domains_module.FILES),
+        probes=pin("mixllm-router", folder, "probes", digest, PROBE_FILES),
+        predictors={
+            name: pin(
+                f"mixllm-predictor-{slug(name)}",
+                folder,
+                f"predictors/{slug(name)}",
+                by_name[name].encoder,
+                predictors_module.FILES,
+            )
+            for name in catalog.names
+        },
+        catalog=catalog,
+        defaults=defaults,
+        data=data,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        notes=tuple(notes),
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _save_probes(
+    folder: Path,
+    encoder: OnnxEncoder,
+    compiled: CompiledPredictors,
+    defaults: DecisionDefaults,
+    queries: Sequence[str],
+) -> None:
+    embeddings = encoder.encode(queries)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"embeddings": embeddings}, folder / PROBE_FILES[1])
+    llms = _choices(compiled, defaults, encoder, queries, embeddings)
+    probes = {"queries": list(queries), "llms": llms}
+    (folder / PROBE_FILES[0]).write_text(json.dumps(probes, ensure_ascii=True, indent=1) + "\n")
+
+
+def _choices(
+    compiled: CompiledPredictors,
+    defaults: DecisionDefaults,
+    encoder: OnnxEncoder,
+    queries: Sequence[str],
+    embeddings: np.ndarray,
+) -> list[str]:
+    """Whom the defaults choose for each query, in one batch."""
+    tokens = np.array([encoder.tokenize(query).count for query in queries])
+    estimates = compiled.estimate(QueryInputs(embeddings, query_forms(queries), tokens))
+    picks = np.argmax(score(estimates, defaults).total, axis=1)
+    return [compiled.candidates[i] for i in picks]

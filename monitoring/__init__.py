@@ -1,0 +1,1 @@
+"""What is kept of what happened, and what is seen in it."""

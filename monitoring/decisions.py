@@ -1,0 +1,147 @@
+"""Decision rows: made from a routing, written to Postgres, read back."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from models.decision import Decision
+from models.digest import digest_text
+from models.release import Release, Routing
+from monitoring.tables import decisions
+
+StoreQueries = Literal["full", "hash", "none"]
+# A row of this many bound values times the batch stays far below what Postgres takes at once.
+BATCH: Final = 500
+
+
+def new_id() -> UUID:
+    """A version 7 UUID (RFC 9562): ordered by time, so that the index grows at its end."""
+    milliseconds = time.time_ns() // 1_000_000
+    raw = bytearray(milliseconds.to_bytes(6, "big") + os.urandom(10))
+    raw[6] = (raw[6] & 0x0F) | 0x70
+    raw[8] = (raw[8] & 0x3F) | 0x80
+    return UUID(bytes=bytes(raw))
+
+
+def scores_of(decision: Decision) -> dict[str, dict[str, float]]:
+    """Every permitted candidate's score and terms, rounded to what means something."""
+    estimates, terms = decision.estimates, decision.terms
+    return {
+        name: {
+            "score": round(float(terms.total[i]), 6),
+            "quality": round(float(estimates.quality[i]), 6),
+            "cost_usd": round(float(estimates.cost[i]), 12),
+            "seconds": round(float(estimates.time[i]), 4),
+            "response_tokens": round(float(estimates.response_tokens[i]), 2),
+            "uncertainty": round(float(estimates.uncertainty[i]), 6),
+        }
+        for i, name in enumerate(decision.candidates)
+        if decision.allowed[i]
+    }
+
+
+def decision_row(
+    routing: Routing,
+    release: Release,
+    version: str,
+    query: str,
+    store_queries: StoreQueries,
+    seconds: float,
+) -> dict[str, Any]:
+    """One routing as a JSON-able row; the embedding as base64 of float32."""
+    decision = routing.decision
+    return {
+        **_common(query, store_queries, seconds),
+        "llm": decision.llm,
+        "propensity": decision.propensity,
+        "willingness_to_pay": decision.willingness_to_pay,
+        "domain": routing.domain,
+        "embedding": base64.b64encode(routing.embedding.astype("<f4").tobytes()).decode(),
+        "scores": scores_of(decision),
+        "fallback": None,
+        "release_version": version,
+        "release_digest": release.manifest.digest,
+    }
+
+
+def fallback_row(
+    llm: str,
+    reason: str,
+    willingness_to_pay: float,
+    query: str,
+    store_queries: StoreQueries,
+    seconds: float,
+    version: str | None,
+) -> dict[str, Any]:
+    """The row of a request that the router could not decide: the default candidate, and why."""
+    return {
+        **_common(query, store_queries, seconds),
+        "llm": llm,
+        "propensity": 1.0,
+        "willingness_to_pay": willingness_to_pay,
+        "domain": None,
+        "embedding": None,
+        "scores": {},
+        "fallback": reason,
+        "release_version": version,
+        "release_digest": None,
+    }
+
+
+def _common(query: str, store_queries: StoreQueries, seconds: float) -> dict[str, Any]:
+    return {
+        "id": str(new_id()),
+        "decided_at": datetime.now(UTC).isoformat(),
+        # Postgres text holds no NUL and no lone surrogate.
+        "query": storable(query) if store_queries == "full" else None,
+        "query_sha256": digest_text(query) if store_queries != "none" else None,
+        "query_characters": len(query),
+        "seconds": seconds,
+    }
+
+
+def storable(text: str) -> str:
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows in one transaction; a row whose id is there already is left as it is."""
+    with engine.begin() as connection:
+        for start in range(0, len(rows), BATCH):
+            values = [_typed(row) for row in rows[start : start + BATCH]]
+            statement = insert(decisions).on_conflict_do_nothing(index_elements=["id"])
+            connection.execute(statement, values)
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    embedding = row["embedding"]
+    return {
+        **row,
+        "id": UUID(row["id"]),
+        "decided_at": datetime.fromisoformat(row["decided_at"]),
+        "embedding": base64.b64decode(embedding) if embedding is not None else None,
+    }
+
+
+def read_decision(engine: Engine, identity: UUID) -> dict[str, Any] | None:
+    """One row as it was written, without the embedding; None where there is none."""
+    columns = [c for c in decisions.c if c.name not in ("embedding", "position")]
+    with engine.connect() as connection:
+        row = connection.execute(select(*columns).where(decisions.c.id == identity)).mappings().first()
+    if row is None:
+        return None
+    return {**row, "id": str(row["id"]), "decided_at": row["decided_at"].isoformat()}
+
+
+def count_decisions(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(decisions)).scalar_one())

@@ -1,0 +1,42 @@
+"""Bring a database to the newest schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, text
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+# Two processes that start at once must not both migrate: any number will do, as long as it stays.
+LOCK: Final = 77_202_511
+
+
+def configuration() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    return config
+
+
+def newest() -> str:
+    """The newest revision that the code knows."""
+    return str(ScriptDirectory.from_config(configuration()).get_current_head())
+
+
+def current(engine: Engine) -> str | None:
+    """The database's revision, None when it has none."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Run what migrations are missing, one process at a time."""
+    config = configuration()
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
