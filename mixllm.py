@@ -1,0 +1,319 @@
+"""The command line; the only file that knows every room."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.settings import Settings, read_settings
+from infra.stack import Stack, join_running_stack, local_parts
+from models.errors import MixLLMError, NoRelease
+
+app = typer.Typer(
+    help="MixLLM: a learned LLM router.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console()
+
+Data = Annotated[Path, typer.Option(help="An evaluation set's folder.")]
+Quarantine = Annotated[
+    Path | None, typer.Option(help="Set bad rows aside in this file (JSON Lines) and go on.")
+]
+
+
+def main() -> None:
+    """Run a command; what a user can mend is one line on standard error and exit code 2."""
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app()
+    except MixLLMError as error:
+        print(f"mixllm: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def settings_with_stack() -> Settings:
+    """The settings, pointed at the local stack where one runs."""
+    join_running_stack(read_settings())
+    return read_settings()
+
+
+def registry(settings: Settings) -> Any:
+    from infra.registry import Registry
+
+    return Registry(settings.registry_uri, settings.home / "registry")
+
+
+@app.command()
+def demo(
+    queries: Annotated[int, typer.Option(min=200, help="Size of the simulated set.")] = 1500,
+    show: Annotated[int, typer.Option(min=1, help="Rows of the table.")] = 12,
+) -> None:
+    """Train, register, promote, serve and route on a simulated evaluation set, then stop."""
+    from infra.demo import run_demo
+
+    run_demo(read_settings(), queries, show, console, train_with)
+
+
+@app.command()
+def up() -> None:
+    """Run the local stack: Postgres, MLflow, Prefect with the flows, the service. Ctrl-C stops it."""
+    from serving.binding import check_host
+
+    settings = read_settings()
+    check_host(settings.host, settings)
+    if join_running_stack(settings):
+        raise NoRelease(f"a stack runs on {settings.home} already")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stack = Stack(settings, console.print)
+    try:
+        stack.start(local_parts)
+        console.print(f"logs      {settings.home / 'logs'}\nready; Ctrl-C stops everything")
+        stack.watch(stop)
+    finally:
+        console.print("stopping")
+        stack.stop()
+        console.print("stopped")
+
+
+@app.command()
+def ingest(
+    source: Annotated[Path, typer.Argument(help="An evaluation set's folder, or a RouterBench table.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the checked set to, as Parquet.")],
+    catalog: Annotated[Path | None, typer.Option(help="Catalog for a RouterBench table.")] = None,
+    quarantine: Quarantine = None,
+) -> None:
+    """Check an evaluation set, or convert RouterBench's wide table, and write it as Parquet."""
+    from models.catalog import read_catalog
+    from models.evaluation_set import read_evaluation_set, write_evaluation_set
+    from models.routerbench import read_routerbench
+
+    if source.is_dir():
+        data = read_evaluation_set(source, quarantine)
+    else:
+        data = read_routerbench(source, read_catalog(catalog) if catalog else None, quarantine)
+        if catalog is None:
+            console.print("prices are estimated from the costs, speeds are assumed: see catalog.yaml")
+    write_evaluation_set(data, out)
+    console.print(
+        f"{data.name}: {len(data.queries)} queries, {len(data.outcomes)} outcomes, "
+        f"{len(data.candidates)} candidates, {data.quarantined} bad rows set aside → {out}"
+    )
+
+
+def train_with(data: Path, promote: bool, quarantine: Path | None = None) -> dict[str, Any]:
+    """Run the training flow in this process; on the stack's Prefect server where it runs."""
+    settings = settings_with_stack()
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
+    if settings.prefect_api_url is not None:
+        os.environ.setdefault("PREFECT_API_URL", settings.prefect_api_url)
+    from flows.train_router import train_router
+
+    result: dict[str, Any] = train_router(
+        data=str(data.resolve()),
+        promote_release=promote,
+        quarantine=str(quarantine) if quarantine else None,
+    )
+    return result
+
+
+@app.command()
+def train(
+    data: Data,
+    promote: Annotated[bool, typer.Option("--promote", help="Make the release champion.")] = False,
+    quarantine: Quarantine = None,
+) -> None:
+    """Train a router, evaluate it on unseen queries and register it as a release."""
+    result = train_with(data, promote, quarantine)
+    show_measures(result["results"])
+    state = "champion" if promote else f"challenger; promote it: mixllm promote {result['version']}"
+    console.print(f"release {result['version']} registered, {state}")
+
+
+@app.command()
+def evaluate(
+    data: Data,
+    test_data: Annotated[
+        Path | None, typer.Option(help="Train on all of --data, test on all of this set.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Every measure with its interval.")] = Path("results.json"),
+    choices: Annotated[Path, typer.Option(help="Every choice at every setting.")] = Path(
+        "choices.parquet"
+    ),
+    plot: Annotated[Path | None, typer.Option(help="The cost–quality plot (.png or .svg).")] = None,
+    beta: Annotated[float, typer.Option(min=0, help="Weight of the latency penalty.")] = 0.0,
+    quarantine: Quarantine = None,
+) -> None:
+    """Measure the router on unseen queries, beside every baseline; registers nothing."""
+    from infra.encoders import prepared_encoder
+    from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
+    from models.evaluation import evaluate as measure
+    from models.evaluation_set import read_evaluation_set
+    from models.inputs import read_queries
+    from models.plots import plot_curves
+    from models.training import fit_predictor
+
+    settings = read_settings()
+    first = read_evaluation_set(data, quarantine)
+    training, test = first.split() if test_data is None else (first, read_evaluation_set(test_data))
+    folder = prepared_encoder(settings.home)
+    encoder = OnnxEncoder(folder, threads=os.cpu_count() or 2)
+    cache = EmbeddingCache(settings.home / "embeddings", encoder)
+    inputs = []
+    for name, part in (("training", training), ("test", test)):
+        queries = part.queries["query"].tolist()
+        with progress_bar(f"embedding {name} queries", len(queries)) as advance:
+            inputs.append(read_queries(queries, encoder, cache, advance))
+    digest = encoder_digest(folder)
+    predictors = [fit_predictor(llm, training, inputs[0], digest) for llm in training.candidates]
+    evaluation = measure(training, inputs[0], test, inputs[1], predictors, beta)
+    for path in (out, choices, *([plot] if plot else [])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
+    evaluation.choices.to_parquet(choices, index=False)
+    if plot is not None:
+        plot_curves(evaluation.curves, evaluation.results, plot)
+    show_measures(evaluation.results)
+
+
+def progress_bar(label: str, total: int) -> Any:
+    """A context whose value advances a progress bar on standard error."""
+    from contextlib import contextmanager
+
+    from tqdm import tqdm
+
+    @contextmanager
+    def bar() -> Any:
+        with tqdm(total=total, desc=label, unit="query", file=sys.stderr) as shown:
+            yield shown.update
+
+    return bar()
+
+
+def show_measures(results: dict[str, Any]) -> None:
+    """The table of measures, with what was left out."""
+    from models.evaluation import measures_table
+
+    heads = ["router", "AIQ", "gap closed", "cost at 97.25 % quality", "quality at 24.18 % cost"]
+    table = Table(*heads, "AIQ of mixllm over it", title=f"{results['test_set']}, {results['test_queries']} queries")
+    for row in measures_table(results):
+        table.add_row(*row.values())
+    console.print(table)
+    for note in results["notes"]:
+        console.print(f"note: {note}")
+
+
+@app.command()
+def promote(version: Annotated[str, typer.Argument(help="A release's version.")]) -> None:
+    """Make a release champion; running services pick it up."""
+    registry(settings_with_stack()).promote(version)
+    console.print(f"release {version} is champion")
+
+
+@app.command()
+def rollback() -> None:
+    """Make the previous champion champion again."""
+    version = registry(settings_with_stack()).rollback()
+    console.print(f"release {version} is champion again")
+
+
+@app.command()
+def releases() -> None:
+    """List the registered releases."""
+    from datetime import datetime
+
+    rows = registry(settings_with_stack()).releases()
+    if not rows:
+        raise NoRelease("no release is registered yet: mixllm train --data DIR --promote")
+    table = Table("version", "aliases", "registered", "AIQ", "gap closed", "data", "code")
+    for row in rows:
+        table.add_row(
+            row.version,
+            ", ".join(row.aliases),
+            datetime.fromtimestamp(row.created).strftime("%Y-%m-%d %H:%M"),
+            row.tags.get("metric.aiq", ""),
+            row.tags.get("metric.gap_closed", ""),
+            row.tags.get("data_digest", "")[:8],
+            row.tags.get("code_revision", ""),
+        )
+    console.print(table)
+
+
+@app.command()
+def route(
+    query: Annotated[str, typer.Argument(help="What the user asks.")],
+    willingness_to_pay: Annotated[
+        float | None, typer.Option(help="USD per unit of quality.")
+    ] = None,
+    candidate: Annotated[list[str] | None, typer.Option(help="Choose among these only.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer.")] = False,
+) -> None:
+    """Ask the running service whom to send a query to, and why."""
+    settings = settings_with_stack()
+    body = {"query": query, "explain": True, "candidates": candidate or None}
+    key = settings.api_key.get_secret_value() if settings.api_key else ""
+    try:
+        response = httpx.post(
+            f"{settings.service_url}/v1/route",
+            json={**body, "willingness_to_pay": willingness_to_pay},
+            headers={"x-api-key": key},
+            timeout=30,
+        )
+    except httpx.HTTPError as error:
+        raise MixLLMError(
+            f"no service answers at {settings.service_url} ({error}); start it: mixllm up"
+        ) from error
+    answer = response.json()
+    if response.is_error:
+        raise MixLLMError(answer["error"]["message"])
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    console.print(f"[bold]{answer['llm']}[/bold]  {answer['explanation']['why']}")
+    table = Table("candidate", "score", "quality", "cost, USD", "time, s", "tokens")
+    for row in answer["explanation"]["scores"][:10]:
+        table.add_row(
+            row["llm"],
+            f"{row['score']:.4f}",
+            f"{row['predicted_quality']:.3f}",
+            f"{row['predicted_cost_usd']:.6f}",
+            f"{row['predicted_seconds']:.1f}",
+            f"{row['predicted_response_tokens']:.0f}",
+        )
+    console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine: versions, ports, disk, database, registry, encoder."""
+    from infra.doctor import checks
+
+    bad = 0
+    for check in checks(settings_with_stack()):
+        mark = "[green]ok[/green] " if check.well else "[red]bad[/red]"
+        bad += not check.well
+        console.print(f"{mark} {check.name:<16} {check.found}", soft_wrap=True)
+        if not check.well and check.remedy:
+            console.print(f"    {'':<16} → {check.remedy}", soft_wrap=True)
+    if bad:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,10 @@ def embedded_postgres(home: Path) -> Any:
 
     folder = home / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return pgserver.get_server(folder)
+    server = pgserver.get_server(folder)
+    if server.get_pid() is None:  # it was killed since this process joined it
+        server.start()
+    return server
 
 
 def database_address(configured: str | None, home: Path) -> str:

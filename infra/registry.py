@@ -48,7 +48,7 @@ class Registry:
         self.uri = uri
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     # --- writing -------------------------------------------------------------------------------
@@ -58,12 +58,12 @@ class Registry:
         folder: Path,
         parameters: Mapping[str, Any],
         metrics: Mapping[str, float],
-        reports: Mapping[str, Path],
+        reports: Path,
         flow_run: str,
     ) -> str:
         """Register a release folder and each of its parts; returns the router's new version.
 
-        reports: artifact name → file, logged on the run beside the release.
+        reports: a folder of files, logged on the run as ``evaluation``.
         A part whose files are registered already keeps its version.
         """
         manifest = read_manifest(folder)
@@ -80,8 +80,7 @@ class Registry:
                 self.client.log_param(run_id, key, value)
             for key, number in metrics.items():
                 self.client.log_metric(run_id, key, number)
-            for name, path in reports.items():
-                self.client.log_artifact(run_id, str(path), name)
+            self.client.log_artifacts(run_id, str(reports), "evaluation")
             pinned = {
                 part.name: part.model_copy(
                     update={"version": self._register_part(run, folder, part, common)}

@@ -29,7 +29,13 @@ class CompiledPredictors:
         self._smearing = np.array([p.smearing_ for p in predictors])
         self._prompt = np.array([p.prompt_ for p in predictors])
         self._cost_offset = np.array([p.cost_offset_ for p in predictors])
-        self._inverses = np.stack([p.inverse_covariance_ for p in predictors])
+        # Candidates seen on the same queries share one matrix: it is multiplied once.
+        distinct: dict[bytes, int] = {}
+        self._shared = np.array(
+            [distinct.setdefault(p.inverse_covariance_.tobytes(), len(distinct)) for p in predictors]
+        )
+        firsts = [int(np.argmax(self._shared == i)) for i in range(len(distinct))]
+        self._inverses = np.stack([predictors[i].inverse_covariance_ for i in firsts])
         self._input_price = np.array([c.input_price for c in entries]) / 1e6
         self._output_price = np.array([c.output_price for c in entries]) / 1e6
         self._first_token = np.array([c.time_to_first_token for c in entries])
@@ -74,5 +80,5 @@ class CompiledPredictors:
             response_tokens=tokens,
             cost=np.maximum(cost, 0.0),
             time=time,
-            uncertainty=bonus(self._inverses, inputs.embeddings),
+            uncertainty=bonus(self._inverses, inputs.embeddings)[:, self._shared],
         )

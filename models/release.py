@@ -66,6 +66,7 @@ class Release:
         predictors: Sequence[Predictor],
     ) -> None:
         self.manifest = manifest
+        self.digest = manifest.digest
         self.encoder = encoder
         self.domains = domains
         self.compiled = CompiledPredictors(predictors, manifest.catalog)

@@ -69,7 +69,7 @@ def decision_row(
         "scores": scores_of(decision),
         "fallback": None,
         "release_version": version,
-        "release_digest": release.manifest.digest,
+        "release_digest": release.digest,
     }
 
 

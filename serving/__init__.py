@@ -1,0 +1,1 @@
+"""What answers requests. Starts without torch, transformers, scikit-learn, Prefect or Evidently."""

@@ -1,0 +1,22 @@
+"""Serves the flows' deployments to the Prefect server: ``python -m flows.serve``."""
+
+from __future__ import annotations
+
+from prefect import serve
+
+from flows.train_router import train_router
+
+
+def main() -> None:
+    serve(
+        train_router.to_deployment(
+            name="train-router",
+            description="Train on an evaluation set, evaluate, register a release.",
+            tags=["mixllm"],
+            concurrency_limit=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The flow that trains, evaluates and registers a release."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import (
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.utilities.annotations import unmapped
+
+from infra.encoders import prepared_encoder
+from infra.registry import Registry
+from infra.settings import Settings, read_settings
+from models.catalog import Catalog
+from models.domains import Domains
+from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
+from models.evaluation import Evaluation, evaluate, headline, measures_table
+from models.evaluation_set import EvaluationSet, read_evaluation_set
+from models.inputs import QueryInputs, read_queries
+from models.manifest import DataSource
+from models.plots import plot_curves
+from models.predictors import Predictor
+from models.release import PROBES, build_release
+from models.training import choose_defaults, fit_predictor
+
+# Fitting is NumPy work that uses every core by itself; more threads only share them out.
+WORKERS: Final = 2
+RETRIES: Final = [2, 10, 30]
+
+
+@task(name="validate", cache_policy=NO_CACHE)
+def validate_data(data: Path, quarantine: Path | None) -> EvaluationSet:
+    """Read and check the evaluation set."""
+    evaluation_set = read_evaluation_set(data, quarantine)
+    log = get_run_logger()
+    log.info(
+        "%s: %d queries, %d outcomes, %d candidates",
+        evaluation_set.name,
+        len(evaluation_set.queries),
+        len(evaluation_set.outcomes),
+        len(evaluation_set.candidates),
+    )
+    for note in evaluation_set.notes:
+        log.warning("%s", note)
+    return evaluation_set
+
+
+@task(name="prepare encoder", cache_policy=NO_CACHE)
+def prepare_encoder(settings: Settings) -> Path:
+    """The encoder's folder; exported when it is not there yet."""
+    return prepared_encoder(settings.home)
+
+
+@task(name="embed", cache_policy=NO_CACHE)
+def embed(data: EvaluationSet, encoder_folder: Path, settings: Settings) -> QueryInputs:
+    """Predictor inputs of every query; embeddings come from the cache where they can."""
+    encoder = OnnxEncoder(encoder_folder, threads=WORKERS)
+    cache = EmbeddingCache(settings.home / "embeddings", encoder)
+    queries = data.queries["query"].tolist()
+    with progress_artifact("embedding", len(queries)) as advance:
+        inputs = read_queries(queries, encoder, cache, advance)
+    get_run_logger().info("%d queries embedded, the rest from the cache", cache.embedded)
+    return inputs
+
+
+@task(name="fit predictor", task_run_name="fit {llm}", cache_policy=NO_CACHE)
+def fit_one(llm: str, data: EvaluationSet, inputs: QueryInputs, encoder: str) -> Predictor:
+    """One candidate's predictor."""
+    return fit_predictor(llm, data, inputs, encoder)
+
+
+@task(name="assemble", cache_policy=NO_CACHE)
+def assemble(
+    folder: Path,
+    encoder_folder: Path,
+    train: EvaluationSet,
+    inputs: QueryInputs,
+    predictors: list[Predictor],
+) -> None:
+    """Write the release folder."""
+    shutil.copytree(encoder_folder, folder / "encoder")
+    queries = train.queries["query"].tolist()
+    build_release(
+        folder,
+        Domains().fit(inputs.embeddings, queries),
+        predictors,
+        train.catalog,
+        choose_defaults(predictors, train, inputs, train.catalog),
+        DataSource(name=train.name, digest=train.digest, queries=len(queries)),
+        probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
+        notes=left_out(train.catalog, predictors),
+    )
+
+
+@task(name="evaluate", cache_policy=NO_CACHE)
+def evaluate_release(
+    train: EvaluationSet,
+    train_inputs: QueryInputs,
+    test: EvaluationSet,
+    test_inputs: QueryInputs,
+    predictors: list[Predictor],
+) -> Evaluation:
+    """The measures on unseen queries, beside every baseline."""
+    evaluation = evaluate(train, train_inputs, test, test_inputs, predictors)
+    create_table_artifact(
+        key="evaluation",
+        table=measures_table(evaluation.results),
+        description=f"{test.name}: {evaluation.results['test_queries']} unseen queries",
+    )
+    return evaluation
+
+
+@task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
+def register(
+    folder: Path, evaluation: Evaluation, predictors: list[Predictor], settings: Settings
+) -> str:
+    """Register the release and its parts in MLflow; returns the router's version."""
+    results = evaluation.results
+    with tempfile.TemporaryDirectory() as name:
+        reports = Path(name)
+        (reports / "results.json").write_text(json.dumps(results, indent=2))
+        evaluation.choices.to_parquet(reports / "choices.parquet", index=False)
+        plot_curves(evaluation.curves, results, reports / "curve.png")
+        fits = {p.llm: p.metrics_ for p in predictors}
+        (reports / "predictors.json").write_text(json.dumps(fits, indent=2))
+        return Registry(settings.registry_uri, settings.home / "registry").register_release(
+            folder,
+            parameters={
+                "data": results["training_set"],
+                "data_digest": results["training_digest"],
+                "training_queries": results["training_queries"],
+                "test_queries": results["test_queries"],
+                "candidates": len(predictors),
+                "predictor_family": "ridge",
+            },
+            metrics=headline(results),
+            reports=reports,
+            flow_run=str(runtime.flow_run.get_id() or "none"),
+        )
+
+
+@task(name="promote", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
+def promote(version: str, champion: bool, settings: Settings) -> None:
+    """Make the new release champion, or challenger."""
+    registry = Registry(settings.registry_uri, settings.home / "registry")
+    if champion:
+        registry.promote(version)
+    else:
+        registry.challenge(version)
+
+
+@flow(
+    name="train-router",
+    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),
+    validate_parameters=False,
+)
+def train_router(
+    data: str, promote_release: bool = False, quarantine: str | None = None
+) -> dict[str, Any]:
+    """Train on an evaluation set's training queries, evaluate on its test queries, register.
+
+    data: an evaluation set's folder. promote_release: make the release champion; else challenger.
+    quarantine: a file for bad rows. Returns {"version", "results"}.
+    """
+    settings = read_settings()
+    whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
+    train, test = whole.split()
+    encoder_folder = prepare_encoder(settings)
+    encoder = encoder_digest(encoder_folder)
+    train_inputs = embed(train, encoder_folder, settings)
+    test_inputs = embed(test, encoder_folder, settings)
+    predictors = fit_one.map(
+        train.candidates, unmapped(train), unmapped(train_inputs), encoder
+    ).result()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "release"
+        assemble(folder, encoder_folder, train, train_inputs, predictors)
+        evaluation = evaluate_release(train, train_inputs, test, test_inputs, predictors)
+        version = register(folder, evaluation, predictors, settings)
+    promote(version, promote_release, settings)
+    get_run_logger().info("registered release %s", version)
+    return {"version": version, "results": evaluation.results}
+
+
+@contextmanager
+def progress_artifact(name: str, total: int) -> Any:
+    """A function that moves a Prefect progress bar on by so many items."""
+    artifact = create_progress_artifact(progress=0.0, key=name, description=f"{name}: {total} queries")
+    done = shown = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        per_cent = int(100 * done / max(total, 1))
+        if per_cent >= shown + 5:
+            shown = per_cent
+            update_progress_artifact(artifact_id=artifact, progress=float(min(per_cent, 100)))
+
+    callback: Callable[[int], None] = advance
+    yield callback
+    update_progress_artifact(artifact_id=artifact, progress=100.0)
+
+
+def left_out(catalog: Catalog, predictors: list[Predictor]) -> list[str]:
+    fitted = {p.llm for p in predictors}
+    return [f"{name}: no outcomes, left out" for name in catalog.names if name not in fitted]

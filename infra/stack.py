@@ -1,0 +1,254 @@
+"""The local stack: every service as a child process, healthy before it is shown, gone at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+import httpx
+import psutil
+
+from infra.database import connect, database_address, embedded_postgres, ping
+from infra.settings import Settings
+from models.errors import SettingsError, StoreError
+
+STATE_FILE: Final = "stack.json"
+START_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 15.0
+WATCH_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One child process. health: an address that answers 2xx once it is up; None needs none."""
+
+    name: str
+    command: Sequence[str]
+    url: str | None = None
+    health: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def python_module(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def service_part(settings: Settings, environment: Mapping[str, str]) -> Part:
+    """The BentoML service."""
+    return Part(
+        "service",
+        python_module("bentoml", "serve", "serving.service:MixLLM"),
+        url=f"{settings.service_url}/v1/docs",
+        # Alive, not ready: a service without a release is up, and says what it waits for.
+        health=f"{settings.service_url}/livez",
+        environment=environment,
+    )
+
+
+def local_parts(settings: Settings, database: str) -> list[Part]:
+    """MLflow, Prefect with the flows, and the service; those configured elsewhere are left out."""
+    mlflow = settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}"
+    prefect = settings.prefect_api_url or f"http://127.0.0.1:{settings.prefect_port}/api"
+    shared = {
+        "MIXLLM_HOME": str(settings.home),
+        "MIXLLM_MLFLOW_URI": mlflow,
+        "MIXLLM_PREFECT_API_URL": prefect,
+        "MIXLLM_DATABASE_URL": database,
+        "PREFECT_API_URL": prefect,
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "BENTOML_DO_NOT_TRACK": "true",
+    }
+    parts = []
+    if settings.mlflow_uri is None:
+        artifacts = settings.home / "registry" / "artifacts"
+        artifacts.mkdir(parents=True, exist_ok=True)
+        arguments = ["--backend-store-uri", settings.registry_uri, "--no-serve-artifacts"]
+        arguments += ["--default-artifact-root", artifacts.as_uri(), "--workers", "1"]
+        arguments += ["--host", "127.0.0.1", "--port", str(settings.mlflow_port)]
+        command = python_module("mlflow", "server", *arguments)
+        parts.append(Part("mlflow", command, mlflow, f"{mlflow}/health", shared))
+    if settings.prefect_api_url is None:
+        arguments = ["--host", "127.0.0.1", "--port", str(settings.prefect_port)]
+        command = python_module("prefect", "server", "start", *arguments)
+        ui = prefect.removesuffix("/api")
+        # The server itself must not take another server's address for its own.
+        own = {k: v for k, v in shared.items() if k != "PREFECT_API_URL"}
+        parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
+    parts.append(Part("flows", python_module("flows.serve"), environment=shared))
+    parts.append(service_part(settings, shared))
+    return parts
+
+
+class Stack:
+    """Starts parts in order, watches them, restarts what dies, stops them all.
+
+    Output of each goes to ``home / logs / <name>.log``.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.say = say
+        self.parts: list[Part] = []
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._logs: list[IO[bytes]] = []
+        self._postgres: Any = None
+        self.database = ""
+
+    def start(self, make_parts: Callable[[Settings, str], list[Part]]) -> None:
+        """Start Postgres, then every part. Raises SettingsError, StoreError."""
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        configured = self.settings.database()
+        if configured is None:
+            self._postgres = embedded_postgres(self.settings.home)
+        self.database = database_address(configured, self.settings.home)
+        ping(connect(self.database))
+        self.say(f"postgres  {'embedded' if configured is None else 'configured'}, answers")
+        self.parts = make_parts(self.settings, self.database)
+        for part in self.parts:
+            free_port(part)
+        for part in self.parts:
+            self._spawn(part)
+        self._write_state()
+        for part in self.parts:
+            self._wait(part)
+            self.say(f"{part.name:<9} {part.url or 'running'}")
+
+    def _spawn(self, part: Part) -> None:
+        logs = self.settings.home / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        log = (logs / f"{part.name}.log").open("ab")
+        self._logs.append(log)
+        self._children[part.name] = subprocess.Popen(
+            part.command,
+            env={**os.environ, **part.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # one group a part: Ctrl-C is ours to pass on
+        )
+
+    def _wait(self, part: Part) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while part.health is not None:
+            if self._children[part.name].poll() is not None:
+                raise StoreError(f"{part.name} ended at its start:\n{self._tail(part.name)}")
+            if answers(part.health):
+                return
+            if time.monotonic() > deadline:
+                raise StoreError(f"{part.name} is not healthy after {START_SECONDS:.0f} s; {self._tail(part.name)}")
+            time.sleep(0.2)
+
+    def _tail(self, name: str, lines: int = 12) -> str:
+        text = (self.settings.home / "logs" / f"{name}.log").read_text(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])
+
+    def watch(self, stop: threading.Event) -> None:
+        """Until stop is set: restart what died, Postgres included."""
+        while not stop.wait(WATCH_SECONDS):
+            if self._postgres is not None and self._postgres.get_pid() is None:
+                self.say("postgres  was gone, starts again")
+                try:
+                    self._postgres.start()
+                except Exception as error:  # the next round tries again
+                    self.say(f"postgres  does not start: {error}")
+            for part in self.parts:
+                code = self._children[part.name].poll()
+                if code is not None:
+                    self.say(f"{part.name:<9} ended with {code}, starts again")
+                    self._spawn(part)
+                    self._write_state()
+
+    def stop(self) -> None:
+        """Stop every part and everything it started; nothing is left behind."""
+        family: list[psutil.Process] = []
+        for child in self._children.values():
+            try:
+                process = psutil.Process(child.pid)
+                family += [process, *process.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                continue
+        for child in reversed(self._children.values()):
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGTERM)
+        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
+        for process in left:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        for child in self._children.values():
+            child.wait()
+        if self._postgres is not None:
+            self._postgres.cleanup()
+        for log in self._logs:
+            log.close()
+        (self.settings.home / STATE_FILE).unlink(missing_ok=True)
+
+    def _write_state(self) -> None:
+        environment = dict(self.parts[-1].environment) if self.parts else {}
+        shown = {k: v for k, v in environment.items() if k.startswith("MIXLLM_")}
+        state = {
+            "pid": os.getpid(),
+            "environment": shown,
+            "children": {name: child.pid for name, child in self._children.items()},
+        }
+        path = self.settings.home / STATE_FILE
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(state, indent=2))
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 2xx."""
+    try:
+        return httpx.get(url, timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def free_port(part: Part) -> None:
+    """Raises SettingsError when a part's port is taken."""
+    if part.health is None:
+        return
+    url = httpx.URL(part.health)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((url.host, url.port or 80))
+        except OSError as error:
+            variable = "MIXLLM_PORT" if part.name == "service" else f"MIXLLM_{part.name.upper()}_PORT"
+            raise SettingsError(
+                f"port {url.port} for {part.name} is taken ({error.strerror}); "
+                f"stop what uses it, or set {variable}"
+            ) from error
+
+
+def running_stack(home: Path) -> dict[str, Any] | None:
+    """The state of the stack that runs on this home, None where none does."""
+    try:
+        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return state if psutil.pid_exists(state["pid"]) else None
+
+
+def join_running_stack(settings: Settings) -> bool:
+    """Point this process at the stack that runs, unless told otherwise; whether one does."""
+    state = running_stack(settings.home)
+    if state is None:
+        return False
+    for name, value in state["environment"].items():
+        os.environ.setdefault(name, value)
+    return True

@@ -1,0 +1,115 @@
+"""The running release: loaded at start, replaced when the champion changes, never mid-request."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from infra.settings import Settings
+from models.errors import MixLLMError
+from models.release import Release
+from serving import metrics
+
+log = logging.getLogger("mixllm.champion")
+
+CURRENT_FILE: Final = "current-release"
+RETRY_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """A release that answers. source: "registry", or "disk" when the registry was not asked yet."""
+
+    release: Release
+    version: str
+    source: str
+    since: float
+
+
+class Champion:
+    """Keeps one reference to the release that answers; readers take it once per request.
+
+    A new champion is fetched, verified, loaded and checked on its probe queries beside the running
+    one before the reference changes. What fails is logged and shown, and the running one stays.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.running: Running | None = None
+        self.last_error: str | None = None
+        self._home = settings.home / "registry"
+        self._failed: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
+
+    def start(self) -> None:
+        """Load the release of the last run from disk, if any, then follow the registry."""
+        marker = self._home / CURRENT_FILE
+        if marker.is_file():
+            version = marker.read_text().strip()
+            try:
+                self._load(version, self._home / "releases" / version, "disk")
+            except (MixLLMError, OSError) as error:
+                self._note(f"release {version} on disk: {error}")
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        # MLflow takes seconds to import: not on the way to the first answer.
+        from infra.registry import CHAMPION, Registry
+
+        registry: Registry | None = None
+        while not self._stop.is_set():
+            try:
+                registry = registry or Registry(self.settings.registry_uri, self._home)
+                version = registry.alias(CHAMPION)
+                if version is not None:
+                    self._follow(registry, version)
+            except Exception as error:  # whatever the registry does, the running release answers
+                self._note(f"registry: {error}")
+            self._stop.wait(self.settings.poll_seconds)
+
+    def _follow(self, registry: object, version: str) -> None:
+        from infra.registry import Registry
+
+        assert isinstance(registry, Registry)
+        running = self.running
+        if running is not None and running.version == version:
+            folder = registry.fetch(version)  # the disk's copy, if the registry still means that one
+            if running.source == "disk":
+                if Release.load(folder).digest == running.release.digest:
+                    self.running = Running(running.release, version, "registry", running.since)
+                else:
+                    self._load(version, folder, "registry")
+            self.last_error = None
+            return
+        if time.monotonic() < self._failed.get(version, 0.0):
+            return
+        try:
+            self._load(version, registry.fetch(version), "registry")
+        except (MixLLMError, OSError) as error:
+            self._failed[version] = time.monotonic() + RETRY_SECONDS
+            self._note(f"release {version} refused: {error}")
+            return
+        (self._home / CURRENT_FILE).write_text(version)
+        registry.note_swap(running.version if running else None, version)
+        self.last_error = None
+
+    def _load(self, version: str, folder: Path, source: str) -> None:
+        release = Release.load(folder, self.settings.encoder_threads)
+        release.check_probes(folder)
+        self.running = Running(release, version, source, time.time())
+        metrics.loads.inc()
+        log.info("release %s answers (from %s)", version, source)
+
+    def _note(self, message: str) -> None:
+        if message != self.last_error:
+            log.error("%s", message)
+        self.last_error = message

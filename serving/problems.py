@@ -1,0 +1,67 @@
+"""Errors in one form: ``{"error": {"type", "message", "param"}}``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from models.errors import DecisionError, UnknownCandidate
+from serving.schemas import ErrorBody, ErrorResponse
+
+log = logging.getLogger("mixllm.serving")
+
+NAMES = {
+    400: "bad_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    422: "invalid_request",
+    500: "internal_error",
+    503: "not_ready",
+}
+
+
+def problem(
+    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error response in the one form."""
+    body = ErrorResponse(
+        error=ErrorBody(type=NAMES.get(status, "error"), message=message, param=param)
+    )
+    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app in the one form."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first: dict[str, Any] = error.errors()[0]
+        place = [str(part) for part in first["loc"] if part != "body"]
+        param = ".".join(place) or None
+        message = f"{param}: {first['msg']}" if param else str(first["msg"])
+        return problem(422, message, param)
+
+    @app.exception_handler(HTTPException)
+    async def known(_: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(UnknownCandidate)
+    async def unknown(_: Request, error: UnknownCandidate) -> JSONResponse:
+        return problem(422, str(error), "candidates")
+
+    @app.exception_handler(DecisionError)
+    async def undecided(_: Request, error: DecisionError) -> JSONResponse:
+        return problem(422, str(error))
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return problem(500, "something went wrong; the service's log says what")
