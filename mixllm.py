@@ -26,7 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+# Where nobody looks at a terminal, tables are not folded to its default width.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 Data = Annotated[Path, typer.Option(help="An evaluation set's folder.")]
 Quarantine = Annotated[
@@ -93,7 +94,9 @@ def up() -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[Path, typer.Argument(help="An evaluation set's folder, or a RouterBench table.")],
+    source: Annotated[
+        Path, typer.Argument(help="An evaluation set's folder, or a RouterBench table.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write the checked set to, as Parquet.")],
     catalog: Annotated[Path | None, typer.Option(help="Catalog for a RouterBench table.")] = None,
     quarantine: Quarantine = None,
@@ -108,7 +111,9 @@ def ingest(
     else:
         data = read_routerbench(source, read_catalog(catalog) if catalog else None, quarantine)
         if catalog is None:
-            console.print("prices are estimated from the costs, speeds are assumed: see catalog.yaml")
+            console.print(
+                "prices are estimated from the costs, speeds are assumed: see catalog.yaml"
+            )
     write_evaluation_set(data, out)
     console.print(
         f"{data.name}: {len(data.queries)} queries, {len(data.outcomes)} outcomes, "
@@ -152,7 +157,9 @@ def evaluate(
     test_data: Annotated[
         Path | None, typer.Option(help="Train on all of --data, test on all of this set.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Every measure with its interval.")] = Path("results.json"),
+    out: Annotated[Path, typer.Option(help="Every measure with its interval.")] = Path(
+        "results.json"
+    ),
     choices: Annotated[Path, typer.Option(help="Every choice at every setting.")] = Path(
         "choices.parquet"
     ),
@@ -211,7 +218,11 @@ def show_measures(results: dict[str, Any]) -> None:
     from models.evaluation import measures_table
 
     heads = ["router", "AIQ", "gap closed", "cost at 97.25 % quality", "quality at 24.18 % cost"]
-    table = Table(*heads, "AIQ of mixllm over it", title=f"{results['test_set']}, {results['test_queries']} queries")
+    table = Table(
+        *heads,
+        "AIQ of mixllm over it",
+        title=f"{results['test_set']}, {results['test_queries']} queries",
+    )
     for row in measures_table(results):
         table.add_row(*row.values())
     console.print(table)

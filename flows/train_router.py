@@ -197,7 +197,9 @@ def train_router(
 @contextmanager
 def progress_artifact(name: str, total: int) -> Any:
     """A function that moves a Prefect progress bar on by so many items."""
-    artifact = create_progress_artifact(progress=0.0, key=name, description=f"{name}: {total} queries")
+    artifact = create_progress_artifact(
+        progress=0.0, key=name, description=f"{name}: {total} queries"
+    )
     done = shown = 0
 
     def advance(count: int) -> None:

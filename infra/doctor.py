@@ -39,7 +39,10 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield from versions()
     free = shutil.disk_usage(existing_parent(settings)).free
     yield Check(
-        "disk", free > NEEDED_BYTES, f"{free / 2**30:.1f} GiB free for {settings.home}", "free 2 GiB"
+        "disk",
+        free > NEEDED_BYTES,
+        f"{free / 2**30:.1f} GiB free for {settings.home}",
+        "free 2 GiB",
     )
     yield from ports(settings)
     yield attempt("database", lambda: database(settings), "set MIXLLM_DATABASE_URL, or unset it")

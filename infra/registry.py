@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -49,6 +50,11 @@ class Registry:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        # It says "waiting" once a version that is ready at once.
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # A kept connection that the server closed is tried again, which is no news.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     # --- writing -------------------------------------------------------------------------------
@@ -64,9 +70,13 @@ class Registry:
         """Register a release folder and each of its parts; returns the router's new version.
 
         reports: a folder of files, logged on the run as ``evaluation``.
-        A part whose files are registered already keeps its version.
+        A part whose files are registered already keeps its version; a release that this flow run
+        registered already, before it was retried, keeps its own.
         """
         manifest = read_manifest(folder)
+        again = self._find(ROUTER, manifest.digest, flow_run)
+        if again is not None:
+            return str(again.version)
         common = {
             "data_digest": manifest.data.digest,
             "code_revision": code_revision(),
@@ -162,12 +172,16 @@ class Registry:
         location = (self.home / "artifacts").as_uri() if local else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
 
-    def _find(self, name: str, digest: str) -> ModelVersion | None:
-        """The newest version of a registered model with these files."""
+    def _find(self, name: str, digest: str, flow_run: str | None = None) -> ModelVersion | None:
+        """The newest version of a registered model with these files (of that flow run)."""
         versions = self.client.search_model_versions(
             f"name = '{name}'", max_results=1000, order_by=["version_number DESC"]
         )
-        return next((v for v in versions if v.tags.get("digest") == digest), None)
+        for version in versions:
+            same_run = flow_run is None or version.tags.get("flow_run") == flow_run
+            if version.tags.get("digest") == digest and same_run:
+                return version
+        return None
 
     # --- promotion -----------------------------------------------------------------------------
 
@@ -314,4 +328,3 @@ def code_revision() -> str:
 
         return f"mixllm {version('mixllm')}"
     return found.stdout.strip()
-

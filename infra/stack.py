@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 import httpx
 import psutil
 
-from infra.database import connect, database_address, embedded_postgres, ping
+from infra.database import connect, database_address, embedded_postgres, is_running, ping
 from infra.settings import Settings
 from models.errors import SettingsError, StoreError
 
@@ -30,7 +30,8 @@ WATCH_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Part:
-    """One child process. health: an address that answers 2xx once it is up; None needs none."""
+    """One child process. health: an address that answers 2xx once it is up; a part without one is a
+    client of the others, started when they are well."""
 
     name: str
     command: Sequence[str]
@@ -119,12 +120,17 @@ class Stack:
         self.parts = make_parts(self.settings, self.database)
         for part in self.parts:
             free_port(part)
-        for part in self.parts:
+        servers = [part for part in self.parts if part.health is not None]
+        clients = [part for part in self.parts if part.health is None]
+        for part in servers:
             self._spawn(part)
+        for part in servers:
+            self._wait(part, part.health or "")
+            self.say(f"{part.name:<9} {part.url}")
+        for part in clients:
+            self._spawn(part)
+            self.say(f"{part.name:<9} running")
         self._write_state()
-        for part in self.parts:
-            self._wait(part)
-            self.say(f"{part.name:<9} {part.url or 'running'}")
 
     def _spawn(self, part: Part) -> None:
         logs = self.settings.home / "logs"
@@ -140,15 +146,17 @@ class Stack:
             start_new_session=True,  # one group a part: Ctrl-C is ours to pass on
         )
 
-    def _wait(self, part: Part) -> None:
+    def _wait(self, part: Part, health: str) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while part.health is not None:
+        while True:
             if self._children[part.name].poll() is not None:
                 raise StoreError(f"{part.name} ended at its start:\n{self._tail(part.name)}")
-            if answers(part.health):
+            if answers(health):
                 return
             if time.monotonic() > deadline:
-                raise StoreError(f"{part.name} is not healthy after {START_SECONDS:.0f} s; {self._tail(part.name)}")
+                raise StoreError(
+                    f"{part.name} is not healthy after {START_SECONDS:.0f} s; {self._tail(part.name)}"
+                )
             time.sleep(0.2)
 
     def _tail(self, name: str, lines: int = 12) -> str:
@@ -158,10 +166,10 @@ class Stack:
     def watch(self, stop: threading.Event) -> None:
         """Until stop is set: restart what died, Postgres included."""
         while not stop.wait(WATCH_SECONDS):
-            if self._postgres is not None and self._postgres.get_pid() is None:
+            if self._postgres is not None and not is_running(self._postgres):
                 self.say("postgres  was gone, starts again")
                 try:
-                    self._postgres.start()
+                    embedded_postgres(self.settings.home)
                 except Exception as error:  # the next round tries again
                     self.say(f"postgres  does not start: {error}")
             for part in self.parts:
@@ -228,7 +236,9 @@ def free_port(part: Part) -> None:
         try:
             probe.bind((url.host, url.port or 80))
         except OSError as error:
-            variable = "MIXLLM_PORT" if part.name == "service" else f"MIXLLM_{part.name.upper()}_PORT"
+            variable = (
+                "MIXLLM_PORT" if part.name == "service" else f"MIXLLM_{part.name.upper()}_PORT"
+            )
             raise SettingsError(
                 f"port {url.port} for {part.name} is taken ({error.strerror}); "
                 f"stop what uses it, or set {variable}"

@@ -45,7 +45,8 @@ def mean_of(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     seen = ~np.isnan(taken)
     total = np.where(seen, taken, 0.0).sum(axis=1)
     count = seen.sum(axis=1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nanmean(values, axis=0))
+    means = total / np.maximum(count, 1)
+    return np.asarray(np.where(count > 0, means, np.nanmean(values, axis=0)))
 
 
 def tuned_nearest_neighbours(

@@ -46,7 +46,9 @@ class Catalog(BaseModel):
         if twice:
             raise ValueError(f"candidates listed twice: {', '.join(twice)}")
         if self.default is not None and self.default not in names:
-            raise ValueError(f"default: no candidate {self.default!r}; {nearest(self.default, names)}")
+            raise ValueError(
+                f"default: no candidate {self.default!r}; {nearest(self.default, names)}"
+            )
         return self
 
     @property

@@ -20,7 +20,8 @@ class CompiledPredictors:
         self.candidates = [p.llm for p in predictors]
         entries = [catalog.get(p.llm) for p in predictors]
         self._weights = np.stack(
-            [p.quality_weights_ for p in predictors] + [p.length_weights_ for p in predictors], axis=1
+            [p.quality_weights_ for p in predictors] + [p.length_weights_ for p in predictors],
+            axis=1,
         ).astype(np.float32)
         self._intercepts = np.array(
             [p.quality_intercept_ for p in predictors] + [p.length_intercept_ for p in predictors],
@@ -32,7 +33,10 @@ class CompiledPredictors:
         # Candidates seen on the same queries share one matrix: it is multiplied once.
         distinct: dict[bytes, int] = {}
         self._shared = np.array(
-            [distinct.setdefault(p.inverse_covariance_.tobytes(), len(distinct)) for p in predictors]
+            [
+                distinct.setdefault(p.inverse_covariance_.tobytes(), len(distinct))
+                for p in predictors
+            ]
         )
         firsts = [int(np.argmax(self._shared == i)) for i in range(len(distinct))]
         self._inverses = np.stack([predictors[i].inverse_covariance_ for i in firsts])
@@ -53,7 +57,10 @@ class CompiledPredictors:
         ceiling = np.log(MAX_RESPONSE_TOKENS)
         tokens = np.exp(np.minimum(raw[:, count:], ceiling)) * self._smearing
         return self._estimates(
-            inputs, np.clip(raw[:, :count], 0.0, 1.0), np.clip(tokens, 0.0, MAX_RESPONSE_TOKENS), waiting
+            inputs,
+            np.clip(raw[:, :count], 0.0, 1.0),
+            np.clip(tokens, 0.0, MAX_RESPONSE_TOKENS),
+            waiting,
         )
 
     def estimate_from(

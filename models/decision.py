@@ -1,6 +1,6 @@
 """The decision: from every candidate's estimates to one choice, its propensity and its reasons.
 
-    score_l = quality_l − cost_l / λ + α · sqrt(eᵀ A_l⁻¹ e) − β · exp(γ · (time_l − ξ·τ))
+score_l = quality_l − cost_l / λ + α · sqrt(eᵀ A_l⁻¹ e) − β · exp(γ · (time_l − ξ·τ))
 """
 
 from __future__ import annotations
@@ -130,7 +130,9 @@ def decide(
 
 def explain(decision: Decision) -> dict[str, Any]:
     """Why this candidate, who came second, and what would have changed it."""
-    order = [int(i) for i in np.argsort(-decision.terms.total, kind="stable") if decision.allowed[i]]
+    order = [
+        int(i) for i in np.argsort(-decision.terms.total, kind="stable") if decision.allowed[i]
+    ]
     second = order[1] if len(order) > 1 else None
     margin = None
     if second is not None:
@@ -182,8 +184,8 @@ def _switch(decision: Decision, cheaper: bool) -> dict[str, Any] | None:
                 crossings.append((x, int(i)))
     if not crossings:
         return None
-    x, i = min(crossings) if cheaper else max(crossings)
-    return {"willingness_to_pay": float(1.0 / x), "llm": decision.candidates[i]}
+    x, other = min(crossings) if cheaper else max(crossings)
+    return {"willingness_to_pay": float(1.0 / x), "llm": decision.candidates[other]}
 
 
 def why(decision: Decision, second: int | None) -> str:

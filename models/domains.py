@@ -86,7 +86,9 @@ def telling_words(queries: Sequence[str], assigned: np.ndarray, count: int) -> l
         " ".join(query for query, c in zip(queries, assigned, strict=True) if c == cluster)
         for cluster in range(count)
     ]
-    vectorizer = TfidfVectorizer(stop_words="english", sublinear_tf=True, token_pattern=r"[^\W\d_]{3,}")
+    vectorizer = TfidfVectorizer(
+        stop_words="english", sublinear_tf=True, token_pattern=r"[^\W\d_]{3,}"
+    )
     try:
         weights = vectorizer.fit_transform(documents).toarray()
     except ValueError:  # no word at all, say only numbers

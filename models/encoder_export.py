@@ -50,7 +50,7 @@ def export_encoder(model: str | Path, folder: Path, max_tokens: int = MAX_TOKENS
     tokenizer = AutoTokenizer.from_pretrained(str(model))
     transformer = AutoModel.from_pretrained(str(model)).eval()
 
-    class PooledEncoder(torch.nn.Module):
+    class PooledEncoder(torch.nn.Module):  # type: ignore[misc]
         def __init__(self, inner: Any) -> None:
             super().__init__()
             self.inner = inner

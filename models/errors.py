@@ -1,17 +1,17 @@
 """Every error a user can mend. The docstring is the default message; the context sits on attributes.
 
-    MixLLMError
-    ├── CatalogError
-    ├── EvaluationSetError
-    ├── EncoderError
-    ├── ReleaseError
-    │   ├── DigestMismatch
-    │   └── NoRelease
-    ├── DecisionError
-    │   └── UnknownCandidate
-    ├── SettingsError
-    ├── RegistryError
-    └── StoreError
+MixLLMError
+├── CatalogError
+├── EvaluationSetError
+├── EncoderError
+├── ReleaseError
+│   ├── DigestMismatch
+│   └── NoRelease
+├── DecisionError
+│   └── UnknownCandidate
+├── SettingsError
+├── RegistryError
+└── StoreError
 """
 
 from __future__ import annotations

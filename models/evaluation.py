@@ -128,16 +128,21 @@ def measures_table(results: dict[str, Any]) -> list[dict[str, str]]:
         row = {"router": name}
         for key in ("aiq", "gap_closed", "cost_at_97.25%_quality", "quality_at_24.18%_cost"):
             row[key] = interval_text(measured[key], share=key != "aiq")
-        row["aiq_over"] = "" if name == "mixllm" else interval_text(measured["aiq_over"], share=False)
+        row["aiq_over"] = (
+            "" if name == "mixllm" else interval_text(measured["aiq_over"], share=False)
+        )
         rows.append(row)
     return rows
 
 
 def interval_text(cell: dict[str, float | None], share: bool) -> str:
-    """"0.812 [0.801, 0.823]", or in per cent; a dash where the value is never reached."""
+    """ "0.812 [0.801, 0.823]", or in per cent; a dash where the value is never reached."""
+
+    def shown(value: float) -> str:
+        return f"{100 * value:.1f} %" if share else f"{value:.4f}"
+
     if cell["value"] is None:
         return "–"
-    shown = (lambda v: f"{100 * v:.1f} %") if share else (lambda v: f"{v:.4f}")
     if cell["low"] is None or cell["high"] is None:
         return shown(cell["value"])
     return f"{shown(cell['value'])} [{shown(cell['low'])}, {shown(cell['high'])}]"

@@ -109,7 +109,8 @@ def comparable(
     notes, kept = [], []
     for name in train.catalog.names:
         shares = [
-            (part.outcomes["llm"] == name).sum() / max(len(part.queries), 1) for part in (train, test)
+            (part.outcomes["llm"] == name).sum() / max(len(part.queries), 1)
+            for part in (train, test)
         ]
         if min(shares) >= COVERAGE:
             kept.append(name)
@@ -195,14 +196,20 @@ def validate(
     quarantine: Path | None = None,
 ) -> EvaluationSet:
     """Check raw tables against the format; see ``read_evaluation_set``."""
-    required = {"queries": ("query_id", "query"), "outcomes": ("query_id", "llm", *NUMBER_COLUMNS[:3])}
+    required = {
+        "queries": ("query_id", "query"),
+        "outcomes": ("query_id", "llm", *NUMBER_COLUMNS[:3]),
+    }
     for table, frame in (("queries", queries), ("outcomes", outcomes)):
         for column in required[table]:
             if column not in frame.columns:
-                hint = nearest(column, map(str, frame.columns)) if len(frame.columns) else "no columns"
+                hint = (
+                    nearest(column, map(str, frame.columns)) if len(frame.columns) else "no columns"
+                )
                 raise EvaluationSetError(f"{table}: column {column!r} is missing; {hint}")
-    queries, outcomes = tidy(queries, ("query_id", "query", "source")), tidy(
-        outcomes, ("query_id", "llm", *NUMBER_COLUMNS)
+    queries, outcomes = (
+        tidy(queries, ("query_id", "query", "source")),
+        tidy(outcomes, ("query_id", "llm", *NUMBER_COLUMNS)),
     )
     aside: list[pd.DataFrame] = []
     while True:
@@ -214,7 +221,8 @@ def validate(
         bad_queries = found.loc[found["table"] == "queries", "row"].unique()
         bad_outcomes = found.loc[found["table"] == "outcomes", "row"].unique()
         aside.append(with_rows(found, queries, outcomes))
-        queries, outcomes = queries.drop(index=bad_queries), outcomes.drop(index=bad_outcomes)
+        queries = queries.loc[~queries.index.isin(bad_queries)]
+        outcomes = outcomes.loc[~outcomes.index.isin(bad_outcomes)]
     count = 0
     if aside:
         rows = pd.concat(aside, ignore_index=True)
@@ -244,7 +252,7 @@ def tidy(frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
         else:
             out[column] = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=np.float64)
             if column in MEASURED_COLUMNS:  # empty means not measured; any other non-number is bad
-                given = frame[column].map(lambda v: not (pd.isna(v) or v == "")).to_numpy(dtype=bool)
+                given = (frame[column].notna() & (frame[column] != "")).to_numpy(dtype=bool)
                 out.loc[given & out[column].isna().to_numpy(), column] = -np.inf
     return out
 
@@ -263,7 +271,9 @@ def problems(queries: pd.DataFrame, outcomes: pd.DataFrame, catalog: Catalog) ->
     answered, asked, names = set(outcomes["query_id"]), set(queries["query_id"]), catalog.names
     tokens = [check(lambda s: s >= 0, "is negative"), check(lambda s: s % 1 == 0, "is not whole")]
     finite = check(lambda s: np.isfinite(s), "is not finite")
-    measured = pa.Column(float, check(lambda s: s >= 0, "is not a number of 0 or more"), nullable=True)
+    measured = pa.Column(
+        float, check(lambda s: s >= 0, "is not a number of 0 or more"), nullable=True
+    )
     query_schema = pa.DataFrameSchema(
         {
             "query_id": text_column(
@@ -309,14 +319,17 @@ def failures(table: str, schema: pa.DataFrameSchema, frame: pd.DataFrame) -> pd.
         unplaced = cases[cases["row"].isna()]
         if not unplaced.empty:  # a rule that could not be applied is a bug of ours, not a bad row
             raise EvaluationSetError(f"{table}: {unplaced['problem'].iloc[0]}") from error
-        return cases[columns].drop_duplicates(["row", "column", "problem"])
+        found: pd.DataFrame = cases[columns].drop_duplicates(["row", "column", "problem"])
+        return found
     return pd.DataFrame(columns=columns)
 
 
 def summary(found: pd.DataFrame, name: str) -> str:
     """One line a kind of problem: where, what, how many."""
     lines = []
-    for (table, column, problem), group in found.groupby(["table", "column", "problem"], sort=False):
+    for (table, column, problem), group in found.groupby(
+        ["table", "column", "problem"], sort=False
+    ):
         first = group.iloc[0]
         shown = "query_id and llm" if column == "pair" else f"column {column!r}"
         value = "" if column == "pair" else f" {first['value']!r}"
@@ -335,7 +348,8 @@ def with_rows(found: pd.DataFrame, queries: pd.DataFrame, outcomes: pd.DataFrame
     """Problems with the rows' own contents beside them."""
     frames = {"queries": queries, "outcomes": outcomes}
     contents = [
-        frames[table].loc[row].to_dict() for table, row in zip(found["table"], found["row"], strict=True)
+        frames[table].loc[row].to_dict()
+        for table, row in zip(found["table"], found["row"], strict=True)
     ]
     return found.assign(content=contents)
 

@@ -88,7 +88,12 @@ class Manifest(BaseModel):
     def digest(self) -> str:
         """The release's identity, whatever its registered versions."""
         body = self.model_dump(exclude={"created": True})
-        for part in [body["encoder"], body["domains"], body["probes"], *body["predictors"].values()]:
+        for part in [
+            body["encoder"],
+            body["domains"],
+            body["probes"],
+            *body["predictors"].values(),
+        ]:
             del part["version"]
         return digest_json(body)
 
@@ -144,7 +149,8 @@ def summary(manifest: Manifest) -> dict[str, Any]:
         "encoder": {"version": manifest.encoder.version, "digest": manifest.encoder.encoder},
         "domains": manifest.domains.version,
         "predictors": {
-            llm: {"version": p.version, "digest": p.digest} for llm, p in manifest.predictors.items()
+            llm: {"version": p.version, "digest": p.digest}
+            for llm, p in manifest.predictors.items()
         },
         "notes": list(manifest.notes),
     }

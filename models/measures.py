@@ -44,8 +44,10 @@ def hull(cost: np.ndarray, quality: np.ndarray) -> tuple[np.ndarray, np.ndarray]
             ys[-1] = y
             continue
         while len(xs) >= 2 and (ys[-1] - ys[-2]) * (x - xs[-2]) <= (y - ys[-2]) * (xs[-1] - xs[-2]):
-            xs.pop(), ys.pop()
-        xs.append(x), ys.append(y)
+            xs.pop()
+            ys.pop()
+        xs.append(x)
+        ys.append(y)
     return np.array(xs), np.array(ys)
 
 

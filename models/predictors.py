@@ -171,7 +171,9 @@ class Predictor:
         return predictor
 
 
-def _over_raw(head: RidgeRegression, mean: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, float]:
+def _over_raw(
+    head: RidgeRegression, mean: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, float]:
     """Fold the forms' standardisation into the weights: (weights over raw features, intercept)."""
     weights = head.weights_.copy()
     weights[-FORM_WIDTH:] *= scale
@@ -182,7 +184,8 @@ def _over_raw(head: RidgeRegression, mean: np.ndarray, scale: np.ndarray) -> tup
 def _tokens(log_tokens: np.ndarray, smearing: float) -> np.ndarray:
     """Mean response tokens from mean log(1 + tokens)."""
     ceiling = np.log(MAX_RESPONSE_TOKENS)
-    return np.clip(np.exp(np.minimum(log_tokens, ceiling)) * smearing, 0.0, MAX_RESPONSE_TOKENS)
+    tokens = np.exp(np.minimum(log_tokens, ceiling)) * smearing
+    return np.asarray(np.clip(tokens, 0.0, MAX_RESPONSE_TOKENS))
 
 
 def _prompt_line(counted: np.ndarray, billed: np.ndarray) -> tuple[float, float]:

@@ -101,7 +101,9 @@ class Release:
         cosine = float(np.min(np.sum(embeddings * stored["embeddings"], axis=1)))
         if not cosine >= PROBE_COSINE:
             raise ReleaseError(f"probe queries embed otherwise here: least cosine {cosine:.4f}")
-        choices = _choices(self.compiled, self.manifest.defaults, self.encoder, probes["queries"], embeddings)
+        choices = _choices(
+            self.compiled, self.manifest.defaults, self.encoder, probes["queries"], embeddings
+        )
         agreement = float(np.mean([a == b for a, b in zip(choices, probes["llms"], strict=True)]))
         if agreement < PROBE_AGREEMENT:
             raise ReleaseError(f"probe queries route otherwise here: {agreement:.0%} agree")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from models.catalog import Catalog, Candidate
+from models.catalog import Candidate, Catalog
 from models.evaluation_set import EvaluationSet, validate
 
 NAME: Final = "simulated"
@@ -23,9 +24,32 @@ ORDINALS: Final = ("zeroth", "first", "second", "third", "fourth", "fifth", "six
 PEOPLE: Final = ("Ada", "Boris", "Chen", "Dalia", "Emeka", "Freya", "Goran", "Hana", "Ivo", "Jun")
 THINGS: Final = ("pencils", "lamps", "chairs", "melons", "books", "candles", "shirts", "kettles")
 WORDS: Final = (
-    "harbour velvet lantern copper meadow silence orchard thunder marble pepper island saddle "
-    "winter ribbon anchor bramble cactus falcon glacier hammer ivory jungle kernel lizard mosaic"
-).split()
+    "harbour",
+    "velvet",
+    "lantern",
+    "copper",
+    "meadow",
+    "silence",
+    "orchard",
+    "thunder",
+    "marble",
+    "pepper",
+    "island",
+    "saddle",
+    "winter",
+    "ribbon",
+    "anchor",
+    "bramble",
+    "cactus",
+    "falcon",
+    "glacier",
+    "hammer",
+    "ivory",
+    "jungle",
+    "kernel",
+    "lizard",
+    "mosaic",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,7 @@ def sorting(rng: np.random.Generator, level: int) -> Task:
 
 def ordering(rng: np.random.Generator, level: int) -> Task:
     people = [str(p) for p in rng.choice(PEOPLE, size=3 + level, replace=False)]
-    facts = [f"{a} is taller than {b}." for a, b in zip(people, people[1:], strict=False)]
+    facts = [f"{a} is taller than {b}." for a, b in pairwise(people)]
     order = rng.permutation(len(facts))
     text = f"{' '.join(facts[i] for i in order)} Who is the {ORDINALS[level + 1]} tallest?"
     return Task("ordering", level, text, people[level])
@@ -187,7 +211,9 @@ def simulated_evaluation_set(queries: int = 1500, seed: int = 0) -> EvaluationSe
     for identity, task in zip(asked["query_id"], tasks.values(), strict=True):
         prompt = 8 + len(task.query) // 4
         for llm in SKILLS:
-            rows.append((identity, llm, answers_rightly(rng, llm, task), prompt, length(rng, llm, task)))
+            rows.append(
+                (identity, llm, answers_rightly(rng, llm, task), prompt, length(rng, llm, task))
+            )
     columns = ["query_id", "llm", "quality", "prompt_tokens", "response_tokens"]
     return validate(asked, pd.DataFrame(rows, columns=columns), CATALOG, name=NAME)
 

@@ -16,9 +16,7 @@ from models.predictors import Outcomes, Predictor
 SWEEP: int = 60
 
 
-def fit_predictor(
-    llm: str, data: EvaluationSet, inputs: QueryInputs, encoder: str
-) -> Predictor:
+def fit_predictor(llm: str, data: EvaluationSet, inputs: QueryInputs, encoder: str) -> Predictor:
     """Fit one candidate's predictor on the queries it answered.
 
     inputs: the rows of ``data.queries``. encoder: the digest of the encoder that embedded them.
@@ -74,7 +72,10 @@ def choose_defaults(
     names = [p.llm for p in predictors]
     true_quality, true_cost = data.matrix("quality", names), data.matrix("cost_usd", names)
     # The candidates that answered nearly everything set the aim, on the queries they all answered.
-    wide = np.mean(~np.isnan(true_quality), axis=0) >= 0.9 * np.mean(~np.isnan(true_quality), axis=0).max()
+    wide = (
+        np.mean(~np.isnan(true_quality), axis=0)
+        >= 0.9 * np.mean(~np.isnan(true_quality), axis=0).max()
+    )
     rows = ~np.isnan(true_quality[:, wide]).any(axis=1)
     quality, tokens = leave_one_out(predictors, data)
     kept = [p for p, w in zip(predictors, wide, strict=True) if w]

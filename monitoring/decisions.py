@@ -136,7 +136,11 @@ def read_decision(engine: Engine, identity: UUID) -> dict[str, Any] | None:
     """One row as it was written, without the embedding; None where there is none."""
     columns = [c for c in decisions.c if c.name not in ("embedding", "position")]
     with engine.connect() as connection:
-        row = connection.execute(select(*columns).where(decisions.c.id == identity)).mappings().first()
+        row = (
+            connection.execute(select(*columns).where(decisions.c.id == identity))
+            .mappings()
+            .first()
+        )
     if row is None:
         return None
     return {**row, "id": str(row["id"]), "decided_at": row["decided_at"].isoformat()}

@@ -75,10 +75,7 @@ class Journal:
             self._close_segment()
             segments = sorted(self.folder.glob(f"{self._owner}-*{SUFFIX}"))
             segments = [path for path in segments if path != Path(self._segment.name)]
-            for path in [*self._orphans(), *segments]:
-                if not self._insert_segment(path):
-                    return False
-            return True
+            return all(self._insert_segment(path) for path in [*self._orphans(), *segments])
 
     def close(self) -> None:
         """Flush once more and stop; what Postgres does not take stays in its file."""
@@ -100,7 +97,9 @@ class Journal:
             except OSError as error:  # a full disk, say: the rows are in the open segment still
                 self.last_error, well = str(error), False
                 log.error("journal: %s", error)
-            backoff = self.flush_seconds if well else min(max(backoff, 0.5) * 2, MAX_BACKOFF_SECONDS)
+            backoff = (
+                self.flush_seconds if well else min(max(backoff, 0.5) * 2, MAX_BACKOFF_SECONDS)
+            )
 
     def _take_lock(self, owner: str) -> IO[bytes]:
         handle = (self.folder / f"{owner}.lock").open("wb")

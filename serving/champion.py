@@ -82,7 +82,9 @@ class Champion:
         assert isinstance(registry, Registry)
         running = self.running
         if running is not None and running.version == version:
-            folder = registry.fetch(version)  # the disk's copy, if the registry still means that one
+            folder = registry.fetch(
+                version
+            )  # the disk's copy, if the registry still means that one
             if running.source == "disk":
                 if Release.load(folder).digest == running.release.digest:
                     self.running = Running(running.release, version, "registry", running.since)

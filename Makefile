@@ -1,0 +1,55 @@
+# Everything is made in .venv with Python 3.11; nothing else is needed but make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# uv does not read pip's find-links by itself; harmless where it is not set.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export HF_HUB_OFFLINE ?= 1
+export BENTOML_DO_NOT_TRACK ?= true
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.PHONY: setup demo up test lint format lock bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(UV) || $(BIN)/pip install --quiet uv==0.13.9
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	MIXLLM_HOME=$(CURDIR)/.demo $(BIN)/mixllm demo
+
+up: setup
+	$(BIN)/mixllm up
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# New versions of everything; prove them with make lint test demo before committing.
+lock: setup
+	$(UV) pip compile --quiet pyproject.toml --extra train --extra dev --python-version 3.11 \
+		--no-header --no-annotate --upgrade -o requirements.lock
+	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock
+	$(UV) pip compile --quiet pyproject.toml --python-version 3.11 \
+		--no-header --no-annotate -c requirements.lock -o requirements-serving.lock
+
+bench: setup
+	$(BIN)/python -m benchmarks.serving
+
+clean:
+	rm -rf $(VENV) .venv-serving .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build
