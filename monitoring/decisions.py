@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import numpy as np
 from sqlalchemy import Engine, func, select
 from sqlalchemy.dialects.postgresql import insert
 
@@ -34,18 +35,20 @@ def new_id() -> UUID:
 
 def scores_of(decision: Decision) -> dict[str, dict[str, float]]:
     """Every permitted candidate's score and terms, rounded to what means something."""
-    estimates, terms = decision.estimates, decision.terms
+    estimates = decision.estimates
+    columns = {
+        "score": decision.terms.total.round(6),
+        "quality": estimates.quality.round(6),
+        "cost_usd": estimates.cost.round(12),
+        "seconds": estimates.time.round(4),
+        "response_tokens": estimates.response_tokens.round(2),
+        "uncertainty": estimates.uncertainty.astype(np.float64).round(6),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return {
-        name: {
-            "score": round(float(terms.total[i]), 6),
-            "quality": round(float(estimates.quality[i]), 6),
-            "cost_usd": round(float(estimates.cost[i]), 12),
-            "seconds": round(float(estimates.time[i]), 4),
-            "response_tokens": round(float(estimates.response_tokens[i]), 2),
-            "uncertainty": round(float(estimates.uncertainty[i]), 6),
-        }
-        for i, name in enumerate(decision.candidates)
-        if decision.allowed[i]
+        name: dict(zip(columns, row, strict=True))
+        for name, allowed, row in zip(decision.candidates, decision.allowed, rows, strict=True)
+        if allowed
     }
 
 

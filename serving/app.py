@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 
 from models.manifest import summary
@@ -27,7 +27,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def current_state(request: Request) -> ServiceState:
+async def current_state(request: Request) -> ServiceState:
     state: ServiceState = request.app.state.get_state()
     return state
 
@@ -65,9 +65,13 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
     routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=[Depends(authorised)])
 
     @routes.post("/route", summary="Choose an LLM for a query")
-    async def route(request: RouteRequest, state: State) -> RouteResponse:
+    async def route(request: RouteRequest, state: State, response: Response) -> RouteResponse:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(state.pool, state.route, request)
+        answer, parts = await loop.run_in_executor(state.pool, state.route, request)
+        response.headers["server-timing"] = ", ".join(
+            f"{part};dur={1000 * seconds:.3f}" for part, seconds in parts.items()
+        )
+        return answer
 
     @routes.get(
         "/decisions/{decision_id}",

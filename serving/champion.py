@@ -11,6 +11,7 @@ from typing import Final
 
 from infra.settings import Settings
 from models.errors import MixLLMError
+from models.manifest import read_manifest
 from models.release import Release
 from serving import metrics
 
@@ -86,7 +87,7 @@ class Champion:
                 version
             )  # the disk's copy, if the registry still means that one
             if running.source == "disk":
-                if Release.load(folder).digest == running.release.digest:
+                if read_manifest(folder).digest == running.release.digest:
                     self.running = Running(running.release, version, "registry", running.since)
                 else:
                     self._load(version, folder, "registry")

@@ -79,8 +79,11 @@ class ServiceState:
         insert_decisions(engine, rows)
         metrics.waiting.set(self.journal.waiting - len(rows))
 
-    def route(self, request: RouteRequest) -> RouteResponse:
-        """Decide, keep the decision, answer. Raises DecisionError for what the client can mend."""
+    def route(self, request: RouteRequest) -> tuple[RouteResponse, dict[str, float]]:
+        """Decide, keep the decision, answer; and the seconds that each part took.
+
+        Raises NotReady, and DecisionError for what the client can mend.
+        """
         running = self.champion.running
         if running is None:
             raise NotReady
@@ -92,7 +95,7 @@ class ServiceState:
         except DecisionError:
             raise
         except Exception as error:  # a bug of ours is not the caller's outage
-            return self._fall_back(running, request, error, start)
+            return self._fall_back(running, request, error, start), {}
         row = decision_row(
             routing,
             running.release,
@@ -102,10 +105,10 @@ class ServiceState:
             time.perf_counter() - start,
         )
         self._keep(row)
-        self._observe(routing, running)
         response = answer(routing, running.version, row["id"], request.explain)
-        metrics.seconds.labels("total").observe(time.perf_counter() - start)
-        return response
+        parts = {**vars(routing.timings), "total": time.perf_counter() - start}
+        self._observe(routing, running, parts)
+        return response, parts
 
     def _fall_back(
         self, running: Running, request: RouteRequest, error: Exception, start: float
@@ -148,11 +151,11 @@ class ServiceState:
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
 
-    def _observe(self, routing: Routing, running: Running) -> None:
+    def _observe(self, routing: Routing, running: Running, parts: dict[str, float]) -> None:
         chosen = routing.decision
         metrics.decisions.labels(chosen.llm, running.version).inc()
         metrics.cost.labels(chosen.llm).inc(float(chosen.estimates.cost[chosen.choice]))
-        for part, value in vars(routing.timings).items():
+        for part, value in parts.items():
             metrics.seconds.labels(part).observe(value)
 
     def decision(self, identity: UUID) -> dict[str, Any] | None:
