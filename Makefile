@@ -41,7 +41,9 @@ format: setup
 	$(BIN)/ruff format .
 
 # New versions of everything; prove them with make lint test demo before committing.
+# The line of torch goes first: pinned without its build, it would bring the CUDA packages along.
 lock: setup
+	sed -i '/^torch==/d' requirements.lock
 	$(UV) pip compile --quiet pyproject.toml --extra train --extra dev --python-version 3.11 \
 		--no-header --no-annotate --upgrade -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+cpu/\1/' requirements.lock

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -68,17 +69,19 @@ def export_encoder(model: str | Path, folder: Path, max_tokens: int = MAX_TOKENS
         ids = torch.tensor([[tokenizer.cls_token_id, 100, tokenizer.sep_token_id]] * 2)
         batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_tokens)
         shape = {0: batch, 1: tokens}
-        torch.onnx.export(
-            PooledEncoder(transformer),
-            (ids, torch.ones_like(ids)),
-            str(target / GRAPH_FILE),
-            input_names=["input_ids", "attention_mask"],
-            output_names=["sentence_embedding"],
-            dynamic_shapes={"input_ids": shape, "attention_mask": shape},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        with warnings.catch_warnings():  # the exporter's remarks on its own inner workings
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                PooledEncoder(transformer),
+                (ids, torch.ones_like(ids)),
+                str(target / GRAPH_FILE),
+                input_names=["input_ids", "attention_mask"],
+                output_names=["sentence_embedding"],
+                dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
         tokenizer.backend_tokenizer.save(str(target / TOKENIZER_FILE))
         config = {
             "format_version": FORMAT_VERSION,

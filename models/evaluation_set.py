@@ -300,7 +300,8 @@ def problems(queries: pd.DataFrame, outcomes: pd.DataFrame, catalog: Catalog) ->
     pairs = outcomes.assign(pair=outcomes.duplicated(["query_id", "llm"]))
     tables = {"queries": (query_schema, queries), "outcomes": (outcome_schema, pairs)}
     found = [failures(table, schema, frame) for table, (schema, frame) in tables.items()]
-    return pd.concat(found, ignore_index=True)
+    found = [rows for rows in found if not rows.empty]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
 def failures(table: str, schema: pa.DataFrameSchema, frame: pd.DataFrame) -> pd.DataFrame:
@@ -321,7 +322,7 @@ def failures(table: str, schema: pa.DataFrameSchema, frame: pd.DataFrame) -> pd.
             raise EvaluationSetError(f"{table}: {unplaced['problem'].iloc[0]}") from error
         found: pd.DataFrame = cases[columns].drop_duplicates(["row", "column", "problem"])
         return found
-    return pd.DataFrame(columns=columns)
+    return pd.DataFrame()
 
 
 def summary(found: pd.DataFrame, name: str) -> str:
@@ -332,7 +333,7 @@ def summary(found: pd.DataFrame, name: str) -> str:
     ):
         first = group.iloc[0]
         shown = "query_id and llm" if column == "pair" else f"column {column!r}"
-        value = "" if column == "pair" else f" {first['value']!r}"
+        value = "" if column == "pair" else f" {plain(first['value'])!r}"
         lines.append(
             f"{table} row {first['row']}, {shown}:{value} {problem}"
             + (f" ({len(group)} rows in all)" if len(group) > 1 else " (1 row)")
@@ -342,6 +343,11 @@ def summary(found: pd.DataFrame, name: str) -> str:
         + "\n  ".join(lines)
         + "\nmend them, or set them aside with --quarantine FILE"
     )
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number as Python's own, which prints as it was written."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def with_rows(found: pd.DataFrame, queries: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:

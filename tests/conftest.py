@@ -1,0 +1,167 @@
+"""Fixtures that every test shares: one exported encoder, one simulated release, one Postgres."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from infra.database import connect, database_address, embedded_postgres
+from infra.encoders import prepared_encoder
+from infra.settings import Settings
+from models.domains import Domains
+from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
+from models.evaluation_set import EvaluationSet
+from models.inputs import QueryInputs, read_queries
+from models.manifest import DataSource
+from models.predictors import Predictor
+from models.release import PROBES, build_release
+from models.simulated import simulated_evaluation_set
+from models.training import choose_defaults, fit_predictor
+from monitoring.schema import migrate
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("MIXLLM_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def machine_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that holds the exported encoder and the embeddings of the session."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(machine_home: Path) -> Path:
+    return prepared_encoder(machine_home)
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_folder: Path) -> OnnxEncoder:
+    return OnnxEncoder(encoder_folder, threads=2)
+
+
+@pytest.fixture(scope="session")
+def simulated() -> EvaluationSet:
+    return simulated_evaluation_set(400, seed=1)
+
+
+@pytest.fixture(scope="session")
+def split(simulated: EvaluationSet) -> tuple[EvaluationSet, EvaluationSet]:
+    return simulated.split()
+
+
+@pytest.fixture(scope="session")
+def train_inputs(
+    split: tuple[EvaluationSet, EvaluationSet], encoder: OnnxEncoder, machine_home: Path
+) -> QueryInputs:
+    cache = EmbeddingCache(machine_home / "embeddings", encoder)
+    return read_queries(split[0].queries["query"].tolist(), encoder, cache)
+
+
+@pytest.fixture(scope="session")
+def predictors(
+    split: tuple[EvaluationSet, EvaluationSet], train_inputs: QueryInputs, encoder_folder: Path
+) -> list[Predictor]:
+    digest = encoder_digest(encoder_folder)
+    return [fit_predictor(llm, split[0], train_inputs, digest) for llm in split[0].candidates]
+
+
+@pytest.fixture(scope="session")
+def release_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    split: tuple[EvaluationSet, EvaluationSet],
+    train_inputs: QueryInputs,
+    predictors: list[Predictor],
+    encoder_folder: Path,
+) -> Path:
+    """A release of the simulated set. Copy it before changing it."""
+    train = split[0]
+    folder = tmp_path_factory.mktemp("release") / "release"
+    shutil.copytree(encoder_folder, folder / "encoder")
+    queries = train.queries["query"].tolist()
+    build_release(
+        folder,
+        Domains(count=5).fit(train_inputs.embeddings, queries),
+        predictors,
+        train.catalog,
+        choose_defaults(predictors, train, train_inputs, train.catalog),
+        DataSource(name=train.name, digest=train.digest, queries=len(queries)),
+        probes=queries[:PROBES],
+    )
+    return folder
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture(scope="session")
+def postgres(machine_home: Path) -> str:
+    """The address of an embedded Postgres server."""
+    embedded_postgres(machine_home)
+    return database_address(None, machine_home)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def empty_database(postgres: str) -> Iterator[str]:
+    """The address of a database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    admin = connect(postgres)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield admin.url.set(database=name).render_as_string(hide_password=False)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.fixture
+def engine(empty_database: str) -> Iterator[Engine]:
+    """A migrated database of the test's own."""
+    made = connect(empty_database)
+    migrate(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def zeroeval() -> Path:
+    return shared_set("zeroeval")
+
+
+@pytest.fixture
+def mmlu_pro() -> Path:
+    return shared_set("mmlu_pro")
+
+
+def shared_set(name: str) -> Path:
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"the shared evaluation set {name} is not on this machine")
+    return folder

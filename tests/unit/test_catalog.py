@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from models.catalog import Catalog, parse_catalog, read_catalog
+from models.errors import CatalogError
+
+GOOD = {
+    "name": "a",
+    "input_price": 1.0,
+    "output_price": 2.0,
+    "tokens_per_second": 50.0,
+    "time_to_first_token": 0.5,
+}
+
+
+def test_reads_what_it_writes(tmp_path: Path) -> None:
+    catalog = parse_catalog({"llms": [GOOD, {**GOOD, "name": "b"}], "default": "b"}, "here")
+    path = tmp_path / "catalog.yaml"
+    path.write_text(catalog.dump_yaml())
+    assert read_catalog(path) == catalog
+    assert catalog.default_candidate == "b"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_price": -1.0}, "candidate 'a': input_price: .* greater than or equal to 0"),
+        ({"output_price": float("nan")}, "candidate 'a': output_price"),
+        ({"tokens_per_second": 0.0}, "candidate 'a': tokens_per_second"),
+        ({"tokens_per_secnd": 3.0}, "unknown key 'tokens_per_secnd'; did you mean 'tokens_per_sec"),
+        ({"name": "line\nbreak"}, "name"),
+        ({"input_price": None}, "candidate 'a': input_price"),
+    ],
+)
+def test_a_bad_entry_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(CatalogError, match=message):
+        parse_catalog({"llms": [{**GOOD, **change}]}, "catalog.yaml")
+
+
+def test_a_missing_price_is_named() -> None:
+    entry = {key: value for key, value in GOOD.items() if key != "output_price"}
+    with pytest.raises(CatalogError, match="candidate 'a': output_price is missing"):
+        parse_catalog({"llms": [entry]}, "catalog.yaml")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"llms": [GOOD, GOOD]}, "listed twice: a"),
+        ({"llms": [GOOD], "default": "c"}, "no candidate 'c'"),
+        ({"llms": []}, "llms"),
+        (["a"], "expected a mapping"),
+    ],
+)
+def test_a_bad_catalog_is_an_error(data: object, message: str) -> None:
+    with pytest.raises(CatalogError, match=message):
+        parse_catalog(data, "catalog.yaml")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    catalog: Catalog = parse_catalog({"llms": [{**GOOD, "name": "gpt-4o"}]}, "here")
+    with pytest.raises(CatalogError, match="did you mean 'gpt-4o'"):
+        catalog.get("gpt4o")
+
+
+def test_files_that_are_not_there_or_not_yaml(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="no such file"):
+        read_catalog(tmp_path / "catalog.yaml")
+    (tmp_path / "catalog.yaml").write_text("llms: [")
+    with pytest.raises(CatalogError, match="not YAML"):
+        read_catalog(tmp_path / "catalog.yaml")

@@ -1,0 +1,117 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.decision import explain
+from models.errors import DecisionError, DigestMismatch, ReleaseError, UnknownCandidate
+from models.evaluation_set import EvaluationSet
+from models.manifest import read_manifest, slug
+from models.release import Release
+
+
+@pytest.fixture(scope="module")
+def release(release_folder: Path) -> Release:
+    return Release.load(release_folder)
+
+
+@pytest.fixture
+def copy(release_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(release_folder, tmp_path / "release"))
+
+
+def test_it_routes_and_explains(release: Release) -> None:
+    routing = release.route("What does this Python program print?\nprint(3 * 4)")
+    told = explain(routing.decision)
+    assert {row["llm"] for row in told["scores"]} == set(release.candidates)
+    assert routing.decision.llm == told["scores"][0]["llm"]
+    assert routing.domain in release.domains.names_
+    np.testing.assert_allclose(np.linalg.norm(routing.embedding), 1.0, atol=1e-5)
+
+
+def test_its_probes_are_its_own(release: Release, release_folder: Path) -> None:
+    release.check_probes(release_folder)
+
+
+def test_routing_beats_random_on_unseen_queries(
+    release: Release, split: tuple[EvaluationSet, EvaluationSet]
+) -> None:
+    test = split[1]
+    quality = test.matrix("quality", release.candidates)
+    picks = [release.route(query).decision.choice for query in test.queries["query"]]
+    chosen = quality[np.arange(len(quality)), picks].mean()
+    assert chosen > quality.mean() + 0.15
+
+
+@pytest.mark.parametrize("query", ["", "  \n\t"])
+def test_an_empty_query_is_an_error(query: str, release: Release) -> None:
+    with pytest.raises(DecisionError, match="empty"):
+        release.route(query)
+
+
+@pytest.mark.parametrize("query", ["x" * 200_000, "🙂🙂", "\x00", "a\ud800b"])
+def test_odd_queries_are_routed(query: str, release: Release) -> None:
+    assert release.route(query).decision.llm in release.candidates
+
+
+def test_a_query_beyond_the_limit_is_an_error(release: Release) -> None:
+    with pytest.raises(DecisionError, match="the limit is"):
+        release.route("x" * 1_000_001)
+
+
+def test_an_unknown_candidate_gets_the_nearest(release: Release) -> None:
+    with pytest.raises(UnknownCandidate, match="did you mean 'sim-mini'"):
+        release.route("hello", candidates=["sim-mni"])
+
+
+@pytest.mark.parametrize("part", ["encoder/encoder.onnx", "predictors/sim-mini/predictor.json"])
+def test_a_changed_file_is_refused(part: str, copy: Path) -> None:
+    with (copy / part).open("ab") as handle:
+        handle.write(b" ")
+    with pytest.raises(DigestMismatch, match="the manifest says"):
+        Release.load(copy)
+
+
+def test_a_missing_file_is_refused(copy: Path) -> None:
+    (copy / "domains" / "domains.json").unlink()
+    with pytest.raises(DigestMismatch, match="no file"):
+        Release.load(copy)
+
+
+def test_predictors_of_another_encoder_are_refused(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["predictors"]["sim-mini"]["encoder"] = "another"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ReleaseError, match="another encoder .*mixllm-predictor-sim-mini"):
+        Release.load(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 7}, "format_version is 7"),
+        ({"surprise": 1}, "surprise"),
+        ({"predictors": {}}, "predictors"),
+    ],
+)
+def test_a_bad_manifest_is_named(change: dict[str, object], message: str, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ReleaseError, match=message):
+        read_manifest(copy)
+
+
+def test_probes_that_embed_otherwise_are_refused(release: Release, copy: Path) -> None:
+    probes = json.loads((copy / "probes" / "probes.json").read_text())
+    probes["queries"][0] = "something else"
+    (copy / "probes" / "probes.json").write_text(json.dumps(probes))
+    with pytest.raises(ReleaseError, match="embed otherwise"):
+        release.check_probes(copy)
+
+
+def test_names_become_distinct_folders() -> None:
+    assert slug("gpt-4o") == "gpt-4o"
+    assert slug("a/b") != slug("a:b")
+    assert "/" not in slug("../../etc/passwd")
