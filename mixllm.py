@@ -123,6 +123,9 @@ def ingest(
 
 def train_with(data: Path, promote: bool, quarantine: Path | None = None) -> dict[str, Any]:
     """Run the training flow in this process; on the stack's Prefect server where it runs."""
+    from models.evaluation_set import read_evaluation_set
+
+    read_evaluation_set(data, quarantine)  # what is wrong with it is said before anything starts
     settings = settings_with_stack()
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))

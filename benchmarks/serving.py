@@ -34,10 +34,10 @@ ROUNDS: Final = 3
 SECONDS: Final = 8.0
 TOKENS: Final = 64
 PARTS: Final = ("tokenize", "encode", "predict", "decide", "rest", "total")
-WORDS: Final = (
+TEXT: Final = (
     "how many ways can the small red train carry nine boxes of green apples from london to a "
     "distant town before noon when each wagon holds at most forty and rain slows every second trip"
-).split()
+)
 
 
 def queries(encoder: OnnxEncoder, count: int, seed: int = 0) -> list[str]:
@@ -45,7 +45,7 @@ def queries(encoder: OnnxEncoder, count: int, seed: int = 0) -> list[str]:
     rng = np.random.default_rng(seed)
     made = []
     for number in range(count):
-        words = [f"{number}:", *rng.choice(WORDS, TOKENS)]
+        words = [f"{number}:", *rng.choice(TEXT.split(), TOKENS)]
         while len(encoder.tokenize(" ".join(words)).ids) > TOKENS:
             words.pop()
         made.append(" ".join(words))

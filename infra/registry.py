@@ -254,8 +254,8 @@ class Registry:
         Raises NoRelease, RegistryError, DigestMismatch.
         """
         folder = self.home / "releases" / version
+        wanted = self._router_version(version).tags.get("manifest_sha256")
         if (folder / MANIFEST_FILE).is_file():
-            wanted = self._router_version(version).tags.get("manifest_sha256")
             if wanted == digest_file(folder / MANIFEST_FILE):
                 return folder
             shutil.rmtree(folder)  # the registry was replaced: this is another release's copy

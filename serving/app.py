@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.routing import Match
 
 from models.manifest import summary
 from serving import problems
@@ -20,6 +21,7 @@ DESCRIPTION = """
 Routes each query to the LLM with the best predicted trade-off of quality, cost and time.
 Errors have one form: `{"error": {"type", "message", "param"}}`.
 """
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "The API key is missing or wrong."},
     422: {"model": ErrorResponse, "description": "The request is not valid."},
@@ -104,4 +106,13 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
         return problems.problem(503, str(NotReady.__doc__))
 
     app.include_router(routes)
+
+    @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
+    async def elsewhere(request: Request) -> None:
+        """What BentoML would answer in a form of its own."""
+        for known in routes.routes:
+            if known.matches(request.scope)[0] is Match.PARTIAL:
+                raise HTTPException(405, f"{request.method} is not allowed here")
+        raise HTTPException(404, f"no path {request.url.path}")
+
     return app

@@ -66,7 +66,13 @@ def test_every_format_reads_the_same(suffix: str, catalog: Catalog, tmp_path: Pa
 BAD_ROWS = [
     ("outcomes", 0, "llm", "zzz", r"outcomes row 1, column 'llm': 'zzz' is not in the catalog"),
     ("outcomes", 1, "quality", 1.5, r"outcomes row 2, column 'quality': 1.5 is outside \[0, 1\]"),
-    ("outcomes", 1, "quality", None, r"outcomes row 2, column 'quality': .* missing or not a number"),
+    (
+        "outcomes",
+        1,
+        "quality",
+        None,
+        r"outcomes row 2, column 'quality': .* missing or not a number",
+    ),
     ("outcomes", 2, "response_tokens", -4, r"row 3, column 'response_tokens': -4.0 is negative"),
     ("outcomes", 2, "prompt_tokens", 1.5, r"row 3, column 'prompt_tokens': 1.5 is not whole"),
     ("outcomes", 1, "llm", "a", r"row 2, query_id and llm: \(query_id, llm\) stands twice"),
@@ -108,7 +114,9 @@ def test_the_count_of_a_problem_is_given(catalog: Catalog) -> None:
 
 def test_nothing_left_is_an_error(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(EvaluationSetError, match="no query is left after 8 bad rows"):
-        validate(queries(), outcomes().assign(quality=7.0), catalog, quarantine=tmp_path / "q.jsonl")
+        validate(
+            queries(), outcomes().assign(quality=7.0), catalog, quarantine=tmp_path / "q.jsonl"
+        )
 
 
 def test_a_missing_column_is_named(catalog: Catalog) -> None:
@@ -120,10 +128,10 @@ def test_a_missing_column_is_named(catalog: Catalog) -> None:
 def test_files_that_are_missing_double_or_broken(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(EvaluationSetError, match="no such folder"):
         read_evaluation_set(tmp_path / "nowhere")
-    with pytest.raises(EvaluationSetError, match="none of queries.parquet"):
+    with pytest.raises(EvaluationSetError, match=r"none of queries\.parquet"):
         read_evaluation_set(tmp_path)
     (tmp_path / "queries.jsonl").write_text('{"query_id": "q1", "query": "x"}\n{oops\n')
-    with pytest.raises(EvaluationSetError, match="queries.jsonl, line 2"):
+    with pytest.raises(EvaluationSetError, match=r"queries\.jsonl, line 2"):
         read_evaluation_set(tmp_path)
     (tmp_path / "queries.csv").write_text("query_id,query\n")
     with pytest.raises(EvaluationSetError, match="are both there"):
@@ -143,9 +151,13 @@ def test_the_split_keeps_every_query_once(simulated: EvaluationSet) -> None:
     assert len(train.outcomes) + len(test.outcomes) == len(simulated.outcomes)
 
 
-def test_the_coverage_rule_leaves_out_and_says_so(split: tuple[EvaluationSet, EvaluationSet]) -> None:
+def test_the_coverage_rule_leaves_out_and_says_so(
+    split: tuple[EvaluationSet, EvaluationSet],
+) -> None:
     train, test = split
-    sparse = train.outcomes[(train.outcomes["llm"] != "sim-nano") | (train.outcomes.index % 12 == 0)]
+    sparse = train.outcomes[
+        (train.outcomes["llm"] != "sim-nano") | (train.outcomes.index % 12 == 0)
+    ]
     holed = test.outcomes.drop(index=test.outcomes.index[test.outcomes["llm"] == "sim-mini"][:1])
     train = EvaluationSet(train.queries, sparse, train.catalog)
     names, kept, notes = comparable(train, test)

@@ -30,7 +30,9 @@ def test_cost_at_a_quality() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 10), st.floats(0, 1)), min_size=1, max_size=30))
-def test_the_hull_is_concave_rising_and_above_every_point(points: list[tuple[float, float]]) -> None:
+def test_the_hull_is_concave_rising_and_above_every_point(
+    points: list[tuple[float, float]],
+) -> None:
     cost, quality = np.array(points).T
     xs, ys = hull(cost, quality)
     assert (np.diff(xs) > 0).all()

@@ -84,7 +84,7 @@ def test_predictors_of_another_encoder_are_refused(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["predictors"]["sim-mini"]["encoder"] = "another"
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ReleaseError, match="another encoder .*mixllm-predictor-sim-mini"):
+    with pytest.raises(ReleaseError, match=r"another encoder .*mixllm-predictor-sim-mini"):
         Release.load(copy)
 
 

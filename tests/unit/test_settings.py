@@ -16,7 +16,7 @@ def test_a_typo_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_bad_value_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIXLLM_PORT", "notaport")
-    with pytest.raises(SettingsError, match="MIXLLM_PORT: .*'notaport'"):
+    with pytest.raises(SettingsError, match=r"MIXLLM_PORT: .*'notaport'"):
         read_settings()
 
 

@@ -1,0 +1,218 @@
+"""The commands, as people run them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import psutil
+import pytest
+
+from models.evaluation_set import EvaluationSet, write_evaluation_set
+from models.measures import MEASURES
+
+MIXLLM = [sys.executable, "-m", "mixllm"]
+
+
+@pytest.fixture(scope="module")
+def home(machine_home: Path, encoder_folder: Path) -> Path:
+    """The session's home, whose encoder is exported already."""
+    return machine_home
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, simulated: EvaluationSet) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "small"
+    write_evaluation_set(simulated, folder)
+    return folder
+
+
+def run(*arguments: str | Path, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*MIXLLM, *map(str, arguments)],
+        env={**os.environ, "MIXLLM_HOME": str(home), **settings},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--data", "/nowhere"], "/nowhere: no such folder"),
+        (["evaluate", "--data", "/nowhere"], "/nowhere: no such folder"),
+        (["promote", "7"], "no release '7'; known: none yet"),
+        (["rollback"], "no release was champion before this one"),
+        (["releases"], "no release is registered yet"),
+        (["ingest", "/nowhere.csv", "--out", "/tmp/x"], "/nowhere.csv: no such file"),
+        (["route", "hello"], "no service answers at http://127.0.0.1"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run(*arguments, home=tmp_path, MIXLLM_PORT=free_port())
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("mixllm: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bad_row_stops_ingest_until_it_is_quarantined(data: Path, tmp_path: Path) -> None:
+    outcomes = pd.read_parquet(data / "outcomes.parquet")
+    outcomes.loc[4, "quality"] = 3.0
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    outcomes.to_csv(bad / "outcomes.csv", index=False)
+    pd.read_parquet(data / "queries.parquet").to_json(
+        bad / "queries.jsonl", orient="records", lines=True
+    )
+    (bad / "catalog.yaml").write_text((data / "catalog.yaml").read_text())
+    done = run("ingest", bad, "--out", tmp_path / "out", home=tmp_path)
+    assert done.returncode == 2
+    assert "outcomes row 5, column 'quality': 3.0 is outside [0, 1] (1 row)" in done.stderr
+    aside = tmp_path / "aside.jsonl"
+    done = run("ingest", bad, "--out", tmp_path / "out", "--quarantine", aside, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 bad rows set aside" in done.stdout
+    assert json.loads(aside.read_text())["row"] == 5
+    assert len(pd.read_parquet(tmp_path / "out" / "outcomes.parquet")) == len(outcomes) - 1
+
+
+def check_results(out: Path, choices: Path, queries: int) -> None:
+    results = json.loads(out.read_text())
+    assert set(results["measures"]) == {
+        *("mixllm", "tuned_knn", "constant_cost", "best_single", "random", "zero", "oracle")
+    }
+    for measured in results["measures"].values():
+        assert set(measured) == {*MEASURES, "aiq_over"}
+    assert results["measures"]["mixllm"]["aiq"]["low"] is not None
+    table = pd.read_parquet(choices)
+    assert list(table.columns) == ["willingness_to_pay", "query_id", "llm"]
+    settings = table.groupby("willingness_to_pay")["query_id"].agg(["count", "nunique"])
+    assert (settings == results["test_queries"]).all().all()
+    assert results["test_queries"] == queries
+    assert set(table["llm"]) <= set(results["candidates"])
+
+
+def test_evaluate_measures_on_the_standard_split(
+    data: Path, home: Path, simulated: EvaluationSet, tmp_path: Path
+) -> None:
+    out, choices, plot = (tmp_path / n for n in ("r.json", "c.parquet", "p.png"))
+    done = run(
+        *("evaluate", "--data", data, "--out", out, "--choices", choices, "--plot", plot), home=home
+    )
+    assert done.returncode == 0, done.stderr
+    check_results(out, choices, len(simulated.split()[1].queries))
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "mixllm" in done.stdout
+    assert "oracle" in done.stdout
+
+
+def test_evaluate_measures_on_another_set(
+    data: Path, home: Path, simulated: EvaluationSet, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    write_evaluation_set(simulated.split()[1], other)
+    out, choices = tmp_path / "r.json", tmp_path / "c.parquet"
+    done = run(
+        *("evaluate", "--data", data, "--test-data", other, "--out", out, "--choices", choices),
+        home=home,
+    )
+    assert done.returncode == 0, done.stderr
+    check_results(out, choices, len(simulated.split()[1].queries))
+    assert json.loads(out.read_text())["training_queries"] == len(simulated.queries)
+
+
+@pytest.fixture(scope="module")
+def stack(
+    home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str], Path]]:
+    """``mixllm up`` on ports of its own."""
+    ports = {f"MIXLLM_{name}": free_port() for name in ("PORT", "MLFLOW_PORT", "PREFECT_PORT")}
+    log = tmp_path_factory.mktemp("up") / "log"
+    with log.open("wb") as handle:
+        process = subprocess.Popen(
+            [*MIXLLM, "up"],
+            env={**os.environ, "MIXLLM_HOME": str(home), "MIXLLM_POLL_SECONDS": "1", **ports},
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+        )
+    deadline = time.monotonic() + 180
+    while "ready; Ctrl-C" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    yield process, ports, log
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+
+
+Running = tuple[subprocess.Popen[bytes], dict[str, str], Path]
+
+
+def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
+    stack: Running, data: Path, home: Path
+) -> None:
+    process, ports, log = stack
+    trained = run("train", "--data", data, "--promote", home=home, **ports)
+    assert trained.returncode == 0, trained.stderr
+    assert "release 1 registered, champion" in trained.stdout
+    prefect = f"http://127.0.0.1:{ports['MIXLLM_PREFECT_PORT']}/api"
+    runs = httpx.post(f"{prefect}/flow_runs/filter", json={}).json()
+    assert [r["state_type"] for r in runs] == ["COMPLETED"]
+    deployments = httpx.post(f"{prefect}/deployments/filter", json={}).json()
+    assert "train-router" in {d["name"] for d in deployments}
+    artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}).json()
+    assert {a["key"] for a in artifacts} >= {"evaluation", "embedding"}
+    mlflow = httpx.get(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/")
+    assert mlflow.status_code == 200
+
+    service = f"http://127.0.0.1:{ports['MIXLLM_PORT']}"
+    deadline = time.monotonic() + 60
+    while not httpx.get(f"{service}/readyz").is_success:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    asked = run("route", "Compute 3 + 4. Give only the number.", "--json", home=home, **ports)
+    assert asked.returncode == 0, asked.stderr
+    answer = json.loads(asked.stdout)
+    assert answer["release"] == "1"
+    assert "│ 1 " in run("releases", home=home, **ports).stdout
+    checked = run("doctor", home=home, **ports)
+    assert checked.returncode == 0, checked.stdout
+    assert "1 releases, champion 1" in checked.stdout
+
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 4
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert alive == []
+    assert "stopped" in log.read_text()
+    assert not (home / "stack.json").exists()
+
+
+def test_evaluate_on_a_real_set(zeroeval: Path, home: Path, tmp_path: Path) -> None:
+    out, choices = tmp_path / "r.json", tmp_path / "c.parquet"
+    done = run("evaluate", "--data", zeroeval, "--out", out, "--choices", choices, home=home)
+    assert done.returncode == 0, done.stderr
+    check_results(out, choices, 484)
+    measured = json.loads(out.read_text())["measures"]
+    assert measured["mixllm"]["aiq"]["value"] > measured["random"]["aiq"]["value"] + 0.1
+    assert measured["mixllm"]["aiq"]["value"] < measured["oracle"]["aiq"]["value"]

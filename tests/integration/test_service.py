@@ -1,0 +1,284 @@
+"""The real BentoML service over HTTP on loopback, where training's packages cannot be imported."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from infra.database import connect
+from infra.registry import PREVIOUS, Registry
+from monitoring.decisions import read_decision
+
+GUARD = Path(__file__).parent / "import_guard"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if found := what():
+                return found
+        except (httpx.HTTPError, OSError):
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"still not so after {seconds} s")
+
+
+@dataclass
+class Service:
+    client: httpx.Client
+    registry: Registry
+    process: subprocess.Popen[bytes]
+    log: Path
+    database: str
+    home: Path
+
+
+def start(home: Path, database: str, log: Path, **settings: str) -> tuple[Any, int]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(GUARD),
+        "MIXLLM_HOME": str(home),
+        "MIXLLM_DATABASE_URL": database,
+        "MIXLLM_PORT": str(port),
+        "MIXLLM_POLL_SECONDS": "0.5",
+        "MIXLLM_FLUSH_SECONDS": "0.1",
+        **settings,
+    }
+    with log.open("wb") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bentoml", "serve", "serving.service:MixLLM"],
+            env=environment,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process, port
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, release_folder: Path, postgres: str
+) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("service")
+    admin = connect(postgres)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE DATABASE service"))
+    database = admin.url.set(database="service").render_as_string(hide_password=False)
+    admin.dispose()
+    reports = tmp_path_factory.mktemp("reports")
+    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    for run in ("run-1", "run-2"):
+        registry.register_release(release_folder, {}, {}, reports, run)
+    log = home / "service.log"
+    process, port = start(home, database, log)
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        wait_for(lambda: client.get("/livez").is_success)
+        made = Service(client, registry, process, log, database, home)
+        check_not_ready(made)
+        registry.promote("1")
+        wait_for(lambda: client.get("/readyz").is_success)
+        yield made
+    stop(process)
+
+
+def check_not_ready(service: Service) -> None:
+    assert service.client.get("/readyz").status_code == 503
+    answer = service.client.post("/v1/route", json={"query": "hello"})
+    assert answer.status_code == 503
+    assert answer.json()["error"]["type"] == "not_ready"
+
+
+def test_it_routes_without_what_trains(service: Service) -> None:
+    body = {"query": "Compute 2 + 2. Give only the number.", "explain": True}
+    response = service.client.post("/v1/route", json=body)
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["release"] in ("1", "2")
+    assert answer["propensity"] == 1.0
+    assert answer["fallback"] is None
+    assert 0 <= answer["predicted"]["quality"] <= 1
+    assert answer["explanation"]["scores"][0]["llm"] == answer["llm"]
+    parts = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
+    assert set(parts) == {"tokenize", "encode", "predict", "decide", "total"}
+    assert "import guard" not in service.log.read_text()
+
+
+def test_options_are_respected(service: Service) -> None:
+    query = "Which day of the week falls 1577 days after 22 February 2022?"
+    cheap = service.client.post("/v1/route", json={"query": query, "willingness_to_pay": 1e-7})
+    dear = service.client.post("/v1/route", json={"query": query, "willingness_to_pay": 100.0})
+    assert cheap.json()["llm"] == "sim-nano"
+    assert dear.json()["predicted"]["quality"] >= cheap.json()["predicted"]["quality"]
+    body = {"query": query, "candidates": ["sim-mini", "sim-coder"]}
+    assert service.client.post("/v1/route", json=body).json()["llm"] in body["candidates"]
+
+
+def test_a_decision_can_be_read_back_at_once_and_from_the_table(service: Service) -> None:
+    answer = service.client.post("/v1/route", json={"query": "hello"}).json()
+    path = f"/v1/decisions/{answer['decision_id']}"
+    assert service.client.get(path).json()["llm"] == answer["llm"]
+    assert service.client.get(f"/v1/decisions/{uuid4()}").status_code == 404  # the table is made
+    engine = connect(service.database)
+    stored = wait_for(lambda: read_decision(engine, UUID(answer["decision_id"])))
+    engine.dispose()
+    assert stored["llm"] == answer["llm"]
+    assert stored["release_version"] == answer["release"]
+    assert stored["query"] is None, "queries are stored as hashes unless asked for"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "param"),
+    [
+        ("POST", "/v1/route", {}, 422, "query"),
+        ("POST", "/v1/route", {"query": ""}, 422, "query"),
+        ("POST", "/v1/route", {"query": "   "}, 422, None),
+        ("POST", "/v1/route", {"query": 3}, 422, "query"),
+        ("POST", "/v1/route", {"query": "x", "lambda": 1}, 422, "lambda"),
+        ("POST", "/v1/route", {"query": "x", "willingness_to_pay": -1}, 422, "willingness_to_pay"),
+        ("POST", "/v1/route", {"query": "x", "candidates": []}, 422, "candidates"),
+        ("POST", "/v1/route", {"query": "x", "candidates": ["gpt-99"]}, 422, "candidates"),
+        ("POST", "/v1/route", None, 422, None),
+        ("GET", "/v1/decisions/nonsense", None, 422, "path.decision_id"),
+        ("GET", f"/v1/decisions/{uuid4()}", None, 404, None),
+        ("GET", "/v1/nothing", None, 404, None),
+        ("DELETE", "/v1/route", None, 405, None),
+    ],
+)
+def test_every_error_has_one_form(
+    method: str, path: str, body: Any, status: int, param: str | None, service: Service
+) -> None:
+    response = service.client.request(method, path, json=body)
+    error = response.json()["error"]
+    assert response.status_code == status
+    assert set(error) == {"type", "message", "param"}
+    assert error["param"] == param
+    assert error["message"]
+
+
+def test_broken_json_is_named(service: Service) -> None:
+    headers = {"content-type": "application/json"}
+    response = service.client.post("/v1/route", content=b'{"query": ', headers=headers)
+    assert response.status_code == 422
+    assert "JSON" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("query", ["🙂" * 1000, "\u0000", "x" * 200_000])
+def test_odd_queries_are_routed(query: str, service: Service) -> None:
+    assert service.client.post("/v1/route", json={"query": query}).status_code == 200
+
+
+def test_metrics_and_descriptions_are_there(service: Service) -> None:
+    service.client.post("/v1/route", json={"query": "hello"})
+    metrics = service.client.get("/metrics").text
+    assert re.search(r'mixllm_decisions_total\{llm="sim-\w+",release="\d"\} \d', metrics)
+    assert 'mixllm_route_seconds_bucket{le="+Inf",part="encode"}' in metrics
+    described = service.client.get("/v1/openapi.json").json()
+    assert "/v1/route" in described["paths"]
+    release = service.client.get("/v1/release").json()
+    assert set(release["predictors"]) == set(release["candidates"])
+
+
+def test_a_promotion_swaps_without_a_failed_request(service: Service) -> None:
+    seen: list[tuple[int, str]] = []
+    done = threading.Event()
+
+    def loop() -> None:
+        with httpx.Client(base_url=service.client.base_url, timeout=20) as client:
+            while not done.is_set():
+                response = client.post("/v1/route", json={"query": f"hello {len(seen)}"})
+                seen.append((response.status_code, response.json().get("release", "")))
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    # As the MLflow UI does it: the alias alone moves.
+    service.registry.client.set_registered_model_alias("mixllm-router", "champion", "2")
+    wait_for(lambda: any(version == "2" for _, version in seen))
+    service.registry.rollback()
+    count = len(seen)
+    wait_for(lambda: any(version == "1" for _, version in seen[count:]))
+    done.set()
+    thread.join()
+    assert {status for status, _ in seen} == {200}
+    assert service.registry.alias(PREVIOUS) == "2", "a promotion by the alias alone is remembered"
+
+
+def test_a_bad_champion_is_refused_and_the_last_good_one_stays(
+    service: Service, release_folder: Path, tmp_path: Path
+) -> None:
+    version = service.registry.register_release(release_folder, {}, {}, tmp_path, "run-bad")
+    source = service.registry.client.get_model_version_download_uri("mixllm-router", version)
+    manifest = Path(source.removeprefix("file://")) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"alpha": 0.01', '"alpha": -5.0'))
+    running = service.client.get("/v1/release").json()["version"]
+    service.registry.promote(version)
+    error = wait_for(lambda: service.client.get("/v1/release").json()["last_error"])
+    assert f"release {version} refused" in error
+    assert service.client.post("/v1/route", json={"query": "x"}).json()["release"] == running
+    service.registry.rollback()
+    wait_for(lambda: service.client.get("/v1/release").json()["last_error"] is None)
+
+
+def test_a_restart_answers_from_disk_when_the_registry_is_gone(
+    service: Service, tmp_path: Path
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    log = tmp_path / "log"
+    process, port = start(service.home, service.database, log, MIXLLM_MLFLOW_URI=nowhere)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            wait_for(lambda: client.get("/readyz").is_success)
+            assert client.get("/v1/release").json()["source"] == "disk"
+            assert client.post("/v1/route", json={"query": "x"}).status_code == 200
+    finally:
+        stop(process)
+
+
+def test_an_open_address_without_a_key_does_not_start(postgres: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process, _ = start(tmp_path / "home", postgres, log, MIXLLM_HOST="0.0.0.0")
+    try:
+        wait_for(lambda: "refusing to listen on 0.0.0.0 without an API key" in log.read_text())
+    finally:
+        stop(process)
+
+
+def test_a_key_is_asked_for_where_one_is_set(service: Service, tmp_path: Path) -> None:
+    process, port = start(service.home, service.database, tmp_path / "log", MIXLLM_API_KEY="s3cret")
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            wait_for(lambda: client.get("/readyz").is_success)
+            for headers in ({}, {"x-api-key": "wrong"}, {"authorization": "Bearer wrong"}):
+                response = client.post("/v1/route", json={"query": "x"}, headers=headers)
+                assert response.status_code == 401
+                assert response.json()["error"]["type"] == "unauthorized"
+            for headers in ({"x-api-key": "s3cret"}, {"authorization": "Bearer s3cret"}):
+                response = client.post("/v1/route", json={"query": "x"}, headers=headers)
+                assert response.status_code == 200
+    finally:
+        stop(process)
