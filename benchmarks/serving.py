@@ -109,7 +109,7 @@ def worker_memory(port: int) -> float:
         for process in psutil.process_iter(["cmdline"])
         if "_bentoml_impl.worker.service" in " ".join(process.info["cmdline"] or [])
     ]
-    return max(found) / 2**20
+    return float(max(found)) / 2**20
 
 
 def measure(settings: Settings) -> dict[str, Any]:
