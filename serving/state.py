@@ -155,8 +155,8 @@ class ServiceState:
         chosen = routing.decision
         metrics.decisions.labels(chosen.llm, running.version).inc()
         metrics.cost.labels(chosen.llm).inc(float(chosen.estimates.cost[chosen.choice]))
-        for part, value in parts.items():
-            metrics.seconds.labels(part).observe(value)
+        for part in ("encode", "total"):
+            metrics.seconds.labels(part).observe(parts[part])
 
     def decision(self, identity: UUID) -> dict[str, Any] | None:
         """A decision, from memory while it is recent, else from Postgres."""
