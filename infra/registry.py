@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ EXPERIMENT: Final = "mixllm"
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
+DISABLED_TAG: Final = "disabled"
 ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
 
 
@@ -245,6 +247,21 @@ class Registry:
             )
             for v in versions
         ]
+
+    def disabled(self) -> frozenset[str]:
+        """Candidates that nobody gets, whatever the release."""
+        try:
+            tags = self.client.get_registered_model(ROUTER).tags
+        except MlflowException:
+            return frozenset()
+        return frozenset(json.loads(tags.get(DISABLED_TAG, "[]")))
+
+    def set_disabled(self, names: Iterable[str]) -> None:
+        """Replace the disabled candidates. Raises NoRelease before the first release."""
+        try:
+            self.client.set_registered_model_tag(ROUTER, DISABLED_TAG, json.dumps(sorted(names)))
+        except MlflowException as error:
+            raise NoRelease(f"no release is registered yet: {error}") from error
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ class Candidate(BaseModel):
     """One LLM that may be chosen.
 
     input_price, output_price: USD per million tokens. tokens_per_second: generated tokens per
-    second. time_to_first_token: seconds.
+    second. time_to_first_token: seconds. context_window: tokens of prompt and response together, no
+    limit when not given. abilities: what a request may require ("tools", "images", ...).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,6 +30,8 @@ class Candidate(BaseModel):
     output_price: Amount
     tokens_per_second: Positive
     time_to_first_token: Amount
+    context_window: Annotated[int, Field(gt=0)] | None = None
+    abilities: tuple[Name, ...] = ()
 
 
 class Catalog(BaseModel):

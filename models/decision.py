@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import DecisionError
 
@@ -79,9 +79,41 @@ def score(
     return Terms(estimates.quality, cost, uncertainty, latency, total)
 
 
+class Wishes(BaseModel):
+    """What one request asks of its decision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    willingness_to_pay: Annotated[
+        WillingnessToPay | None,
+        Field(description="USD per unit of quality; the release's default when absent."),
+    ] = None
+    min_quality: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Take the cheapest LLM predicted to reach this quality."),
+    ] = None
+    max_cost: Annotated[
+        float | None, Field(gt=0, allow_inf_nan=False, description="USD for this answer, at most.")
+    ] = None
+    candidates: Annotated[
+        tuple[str, ...] | None,
+        Field(strict=False, min_length=1, max_length=1000, description="Choose among these only."),
+    ] = None
+    abilities: Annotated[
+        tuple[str, ...],
+        Field(strict=False, max_length=100, description="What the LLM must be able to do."),
+    ] = ()
+
+    @model_validator(mode="after")
+    def _one_aim(self) -> Wishes:
+        if self.willingness_to_pay is not None and self.min_quality is not None:
+            raise ValueError("give willingness_to_pay or min_quality, not both")
+        return self
+
+
 @dataclass(frozen=True)
 class Decision:
-    """One routing. ``row`` (L,) arrays cover every candidate, ``allowed`` marks the permitted."""
+    """One routing. The (L,) arrays cover every candidate, ``allowed`` marks the permitted."""
 
     candidates: list[str]
     choice: int
@@ -100,32 +132,65 @@ def decide(
     candidates: list[str],
     estimates: Estimates,
     defaults: DecisionDefaults,
-    willingness_to_pay: float | None = None,
+    wishes: Wishes | None = None,
     allowed: np.ndarray | None = None,
 ) -> Decision:
     """Choose for one query.
 
-    estimates: (1, L). allowed: (L,) bool, all by default. The choice is the argmax of the score
-    among the allowed (the first in the catalog's order on a tie), so its propensity is 1.
-    Raises DecisionError when nobody is allowed or no score is finite.
+    estimates: (1, L). allowed: (L,) bool, who may be chosen before the wishes; all by default. The
+    choice is the argmax of the score among the permitted (the first in the catalog's order on a tie),
+    or with ``min_quality`` the cheapest of them, so its propensity is 1.
+    Raises DecisionError when nobody is left or no score is finite.
     """
-    terms = score(estimates, defaults, willingness_to_pay)
+    wishes = wishes or Wishes()
+    wtp = wishes.willingness_to_pay or defaults.willingness_to_pay
+    terms = score(estimates, defaults, wtp)
     permitted = np.ones(len(candidates), dtype=bool) if allowed is None else allowed
     if not permitted.any():
         raise DecisionError("no candidate is left to choose from")
-    totals = np.where(permitted & np.isfinite(terms.total[0]), terms.total[0], -np.inf)
-    choice = int(np.argmax(totals))
-    if not np.isfinite(totals[choice]):
+    permitted = _grant(candidates, estimates, wishes, permitted)
+    ranking = terms.total[0] if wishes.min_quality is None else -estimates.cost[0]
+    ranked = np.where(permitted & np.isfinite(terms.total[0]), ranking, -np.inf)
+    choice = int(np.argmax(ranked))
+    if not np.isfinite(ranked[choice]):
         raise DecisionError("no candidate has a finite score")
     return Decision(
         candidates=candidates,
         choice=choice,
         propensity=1.0,
-        willingness_to_pay=willingness_to_pay or defaults.willingness_to_pay,
+        willingness_to_pay=wtp,
         allowed=permitted,
         estimates=estimates[0],
         terms=Terms(*(term[0] for term in vars(terms).values())),
     )
+
+
+def _grant(
+    candidates: list[str], estimates: Estimates, wishes: Wishes, allowed: np.ndarray
+) -> np.ndarray:
+    """Who of the allowed fulfils the wishes. Raises DecisionError saying how near the nearest is."""
+    quality, cost = estimates.quality[0], estimates.cost[0]
+    if wishes.max_cost is not None:
+        within = allowed & (cost <= wishes.max_cost)
+        if not within.any():
+            i = int(np.argmin(np.where(allowed, cost, np.inf)))
+            raise DecisionError(
+                f"no candidate is predicted to cost at most ${wishes.max_cost:g}; the cheapest is "
+                f"{candidates[i]} with ${cost[i]:.6f}",
+                param="max_cost",
+            )
+        allowed = within
+    if wishes.min_quality is not None:
+        reaching = allowed & (quality >= wishes.min_quality)
+        if not reaching.any():
+            i = int(np.argmax(np.where(allowed, quality, -np.inf)))
+            raise DecisionError(
+                f"no candidate is predicted to reach quality {wishes.min_quality:g}; the best is "
+                f"{candidates[i]} with {quality[i]:.2f}",
+                param="min_quality",
+            )
+        allowed = reaching
+    return allowed
 
 
 def explain(decision: Decision) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from models import encoder as encoder_module
 from models import predictors as predictors_module
 from models.catalog import Catalog
 from models.compiled import CompiledPredictors
-from models.decision import Decision, DecisionDefaults, decide, score
+from models.decision import Decision, DecisionDefaults, Estimates, Wishes, decide, score
 from models.domains import Domains
 from models.encoder import OnnxEncoder, encoder_digest
 from models.errors import DecisionError, ReleaseError, UnknownCandidate, nearest
@@ -70,7 +70,9 @@ class Release:
         self.encoder = encoder
         self.domains = domains
         self.compiled = CompiledPredictors(predictors, manifest.catalog)
-        self._position = {name: i for i, name in enumerate(self.compiled.candidates)}
+        self._known = frozenset(self.candidates)
+        self._abilities = {c.name: frozenset(c.abilities) for c in manifest.catalog.llms}
+        self._windows = np.array([c.context_window or np.inf for c in manifest.catalog.llms])
 
     @property
     def candidates(self) -> list[str]:
@@ -112,17 +114,21 @@ class Release:
     def route(
         self,
         query: str,
-        willingness_to_pay: float | None = None,
-        candidates: Sequence[str] | None = None,
+        wishes: Wishes | None = None,
+        disabled: frozenset[str] = frozenset(),
     ) -> Routing:
-        """Decide for one query. Raises DecisionError (empty query, no candidate), UnknownCandidate."""
+        """Decide for one query; disabled: candidates that nobody gets.
+
+        Raises DecisionError (empty query, no candidate left), UnknownCandidate.
+        """
         if not query.strip():
             raise DecisionError("the query is empty")
         if len(query) > MAX_QUERY_CHARACTERS:
             raise DecisionError(
                 f"the query has {len(query)} characters, the limit is {MAX_QUERY_CHARACTERS}"
             )
-        allowed = self.allowed(candidates)
+        wishes = wishes or Wishes()
+        allowed = self.allowed(wishes, disabled)
         t0 = time.perf_counter()
         tokens = self.encoder.tokenize(query)
         t1 = time.perf_counter()
@@ -132,24 +138,44 @@ class Release:
         estimates = self.compiled.estimate(inputs)
         domain = self.domains.names_[int(self.domains.assign(embeddings)[0])]
         t3 = time.perf_counter()
-        decision = decide(
-            self.candidates, estimates, self.manifest.defaults, willingness_to_pay, allowed
-        )
+        allowed = self.fitting(estimates, allowed)
+        decision = decide(self.candidates, estimates, self.manifest.defaults, wishes, allowed)
         t4 = time.perf_counter()
         return Routing(decision, embeddings[0], domain, Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3))
 
-    def allowed(self, candidates: Sequence[str] | None) -> np.ndarray | None:
-        """(L,) bool for a subset of candidates, None for all. Raises UnknownCandidate."""
-        if candidates is None:
-            return None
-        mask = np.zeros(len(self.candidates), dtype=bool)
-        for name in candidates:
-            if name not in self._position:
-                raise UnknownCandidate(
-                    f"no candidate {name!r}; {nearest(name, self._position)}", name=name
+    def allowed(self, wishes: Wishes, disabled: frozenset[str]) -> np.ndarray:
+        """(L,) bool: enabled, among the wished-for, with the abilities. Raises DecisionError."""
+        mask = np.array([name not in disabled for name in self.candidates])
+        if wishes.candidates is not None:
+            for name in wishes.candidates:
+                if name not in self._known:
+                    hint = nearest(name, self._known)
+                    raise UnknownCandidate(f"no candidate {name!r}; {hint}", param="candidates")
+            mask &= np.array([name in wishes.candidates for name in self.candidates])
+            if not mask.any():
+                raise DecisionError("every candidate asked for is disabled", param="candidates")
+        for ability in wishes.abilities:
+            mask &= np.array([ability in self._abilities[name] for name in self.candidates])
+            if not mask.any():
+                offered = set().union(*self._abilities.values())
+                hint = nearest(ability, offered) if offered else "the catalog names no abilities"
+                raise DecisionError(
+                    f"no candidate is left that has the ability {ability!r}; {hint}",
+                    param="abilities",
                 )
-            mask[self._position[name]] = True
         return mask
+
+    def fitting(self, estimates: Estimates, allowed: np.ndarray) -> np.ndarray:
+        """Those of the allowed whose context window holds the prompt and the predicted response."""
+        needed = estimates.prompt_tokens[0] + estimates.response_tokens[0]
+        fits: np.ndarray = allowed & (needed <= self._windows)
+        if allowed.any() and not fits.any():
+            raise DecisionError(
+                f"about {needed[allowed].min():.0f} tokens are needed, and no candidate's context "
+                f"window is larger than {self._windows[allowed].max():.0f}",
+                param="query",
+            )
+        return fits
 
 
 def build_release(

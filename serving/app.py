@@ -99,6 +99,7 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
             "source": running.source,
             "since": running.since,
             **summary(running.release.manifest),
+            "disabled": sorted(state.champion.disabled),
             "last_error": state.champion.last_error,
             "unwritten_decisions": state.journal.waiting,
             "database_error": state.journal.last_error,
@@ -107,6 +108,11 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
     @app.exception_handler(NotReady)
     async def not_ready(*_: Any) -> JSONResponse:
         return problems.problem(503, str(NotReady.__doc__))
+
+    @routes.post("/refresh", summary="Look for a new champion and disabled candidates now")
+    async def refresh(state: State) -> dict[str, str]:
+        state.champion.refresh()
+        return {"status": "asked"}
 
     app.include_router(routes)
 

@@ -42,9 +42,11 @@ class Champion:
         self.settings = settings
         self.running: Running | None = None
         self.last_error: str | None = None
+        self.disabled: frozenset[str] = frozenset()
         self._home = settings.home / "registry"
         self._failed: dict[str, float] = {}
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
 
     def start(self) -> None:
@@ -60,7 +62,12 @@ class Champion:
 
     def stop(self) -> None:
         self._stop.set()
+        self._wake.set()
         self._thread.join(timeout=10)
+
+    def refresh(self) -> None:
+        """Ask the registry now rather than at the next poll."""
+        self._wake.set()
 
     def _run(self) -> None:
         # MLflow takes seconds to import: not on the way to the first answer.
@@ -68,14 +75,16 @@ class Champion:
 
         registry: Registry | None = None
         while not self._stop.is_set():
+            self._wake.clear()
             try:
                 registry = registry or Registry(self.settings.registry_uri, self._home)
+                self.disabled = registry.disabled()
                 version = registry.alias(CHAMPION)
                 if version is not None:
                     self._follow(registry, version)
             except Exception as error:  # whatever the registry does, the running release answers
                 self._note(f"registry: {error}")
-            self._stop.wait(self.settings.poll_seconds)
+            self._wake.wait(self.settings.poll_seconds)
 
     def _follow(self, registry: object, version: str) -> None:
         from infra.registry import Registry

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from models.errors import DecisionError, UnknownCandidate
+from models.errors import DecisionError
 from serving.schemas import ErrorBody, ErrorResponse
 
 log = logging.getLogger("mixllm.serving")
@@ -53,13 +53,9 @@ def install(app: FastAPI) -> None:
     async def known(_: Request, error: HTTPException) -> JSONResponse:
         return problem(error.status_code, str(error.detail), headers=error.headers)
 
-    @app.exception_handler(UnknownCandidate)
-    async def unknown(_: Request, error: UnknownCandidate) -> JSONResponse:
-        return problem(422, str(error), "candidates")
-
     @app.exception_handler(DecisionError)
     async def undecided(_: Request, error: DecisionError) -> JSONResponse:
-        return problem(422, str(error))
+        return problem(422, str(error), error.context.get("param"))
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -6,28 +6,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.decision import WillingnessToPay
+from models.decision import Wishes
 from models.release import MAX_QUERY_CHARACTERS
 
 
-class Strict(BaseModel):
+class RouteRequest(Wishes):
+    """What to route, and how. Give ``willingness_to_pay`` or ``min_quality``, not both."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class RouteRequest(Strict):
-    """What to route, and how."""
 
     query: Annotated[
         str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What the user asks.")
     ]
-    willingness_to_pay: Annotated[
-        WillingnessToPay | None,
-        Field(description="USD per unit of quality; the release's default when absent."),
-    ] = None
-    candidates: Annotated[
-        list[str] | None,
-        Field(min_length=1, max_length=1000, description="Choose among these only."),
-    ] = None
     explain: Annotated[bool, Field(description="Return every candidate's score and terms.")] = False
 
 

@@ -89,9 +89,7 @@ class ServiceState:
             raise NotReady
         start = time.perf_counter()
         try:
-            routing = running.release.route(
-                request.query, request.willingness_to_pay, request.candidates
-            )
+            routing = running.release.route(request.query, request, self.champion.disabled)
         except DecisionError:
             raise
         except Exception as error:  # a bug of ours is not the caller's outage
@@ -116,9 +114,11 @@ class ServiceState:
         reason = f"routing failed: {type(error).__name__}"
         log.error("%s", reason, exc_info=error)
         catalog = running.release.manifest.catalog
+        wished = request.candidates or catalog.names
+        open_to = [n for n in catalog.names if n in wished and n not in self.champion.disabled]
         llm = catalog.default_candidate
-        if request.candidates is not None and llm not in request.candidates:
-            llm = request.candidates[0]
+        if open_to and llm not in open_to:
+            llm = open_to[0]
         defaults = running.release.manifest.defaults
         wtp = request.willingness_to_pay or defaults.willingness_to_pay
         row = fallback_row(

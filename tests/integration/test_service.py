@@ -163,6 +163,10 @@ def test_a_decision_can_be_read_back_at_once_and_from_the_table(service: Service
         ("POST", "/v1/route", {"query": "x", "willingness_to_pay": -1}, 422, "willingness_to_pay"),
         ("POST", "/v1/route", {"query": "x", "candidates": []}, 422, "candidates"),
         ("POST", "/v1/route", {"query": "x", "candidates": ["gpt-99"]}, 422, "candidates"),
+        ("POST", "/v1/route", {"query": "x", "min_quality": 1.1}, 422, "min_quality"),
+        ("POST", "/v1/route", {"query": "x", "min_quality": 1.0}, 422, "min_quality"),
+        ("POST", "/v1/route", {"query": "x", "max_cost": 1e-12}, 422, "max_cost"),
+        ("POST", "/v1/route", {"query": "x", "abilities": ["fly"]}, 422, "abilities"),
         ("POST", "/v1/route", None, 422, None),
         ("GET", "/v1/decisions/nonsense", None, 422, "path.decision_id"),
         ("GET", f"/v1/decisions/{uuid4()}", None, 404, None),
@@ -191,6 +195,19 @@ def test_broken_json_is_named(service: Service) -> None:
 @pytest.mark.parametrize("query", ["🙂" * 1000, "\u0000", "x" * 200_000])
 def test_odd_queries_are_routed(query: str, service: Service) -> None:
     assert service.client.post("/v1/route", json={"query": query}).status_code == 200
+
+
+def test_the_disabled_are_out_at_once(service: Service) -> None:
+    names = service.client.get("/v1/release").json()["candidates"]
+    gone = [name for name in names if name != "sim-coder"]
+    service.registry.set_disabled(gone)
+    assert service.client.post("/v1/refresh").status_code == 200
+    wait_for(lambda: service.client.get("/v1/release").json()["disabled"] == sorted(gone), 5)
+    body = {"query": "hello", "willingness_to_pay": 100.0}
+    assert service.client.post("/v1/route", json=body).json()["llm"] == "sim-coder"
+    service.registry.set_disabled([])
+    service.client.post("/v1/refresh")
+    wait_for(lambda: service.client.get("/v1/release").json()["disabled"] == [], 5)
 
 
 def test_metrics_and_descriptions_are_there(service: Service) -> None:

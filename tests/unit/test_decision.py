@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.decision import DecisionDefaults, Estimates, decide, explain, score
+from models.decision import DecisionDefaults, Estimates, Wishes, decide, explain, score
 from models.errors import DecisionError
 
 NAMES = ["small", "middle", "large"]
@@ -38,7 +38,7 @@ def test_a_very_late_candidate_has_a_finite_score() -> None:
 )
 def test_willingness_to_pay_buys_quality(wtp: float, choice: str) -> None:
     defaults = DecisionDefaults(willingness_to_pay=0.01)
-    decision = decide(NAMES, estimates(), defaults, willingness_to_pay=wtp)
+    decision = decide(NAMES, estimates(), defaults, Wishes(willingness_to_pay=wtp))
     assert decision.llm == choice
     assert decision.propensity == 1.0
     assert decision.willingness_to_pay == wtp
@@ -59,7 +59,12 @@ def test_what_would_change_it_does_change_it(
         switch = explain(decision)["would_change"][key]
         if switch is None or not 1e-9 < switch["willingness_to_pay"] < 1e9:
             continue
-        other = decide(NAMES, given_, defaults, switch["willingness_to_pay"] * beyond)
+        other = decide(
+            NAMES,
+            given_,
+            defaults,
+            Wishes(willingness_to_pay=switch["willingness_to_pay"] * beyond),
+        )
         assert other.llm != decision.llm or np.isclose(
             other.terms.total.max(), np.sort(other.terms.total)[-2], atol=1e-6
         )
@@ -94,3 +99,47 @@ def test_a_score_that_is_not_a_number_is_never_chosen() -> None:
 def test_a_bad_willingness_to_pay_is_refused(value: float) -> None:
     with pytest.raises(ValidationError):
         DecisionDefaults(willingness_to_pay=value)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "choice"),
+    [
+        ({"min_quality": 0.6}, "middle"),
+        ({"min_quality": 0.0}, "small"),
+        ({"min_quality": 0.9}, "large"),
+        ({"max_cost": 0.005, "willingness_to_pay": 10.0}, "middle"),
+        ({"max_cost": 0.005, "min_quality": 0.4}, "small"),
+    ],
+)
+def test_wishes_are_granted(wishes: dict[str, float], choice: str) -> None:
+    defaults = DecisionDefaults(willingness_to_pay=0.01)
+    decision = decide(NAMES, estimates(), defaults, Wishes(**wishes))
+    assert decision.llm == choice
+    assert explain(decision)["scores"][0]["llm"] == choice
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        (
+            {"min_quality": 0.95},
+            "no candidate is predicted to reach quality 0.95; the best is large",
+        ),
+        ({"max_cost": 1e-5}, "cost at most .*; the cheapest is small with"),
+        ({"max_cost": 0.002, "min_quality": 0.6}, "the best is small with 0.50"),
+    ],
+)
+def test_wishes_that_nobody_grants_say_how_near_the_nearest_is(
+    wishes: dict[str, float], message: str
+) -> None:
+    with pytest.raises(DecisionError, match=message):
+        decide(NAMES, estimates(), DecisionDefaults(willingness_to_pay=0.01), Wishes(**wishes))
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [{"min_quality": 1.1}, {"min_quality": 0.5, "willingness_to_pay": 1.0}, {"max_cost": 0.0}],
+)
+def test_wishes_that_make_no_sense_are_refused(wishes: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Wishes(**wishes)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.decision import explain
+from models.decision import Wishes, explain
 from models.errors import DecisionError, DigestMismatch, ReleaseError, UnknownCandidate
 from models.evaluation_set import EvaluationSet
 from models.manifest import read_manifest, slug
@@ -63,7 +63,7 @@ def test_a_query_beyond_the_limit_is_an_error(release: Release) -> None:
 
 def test_an_unknown_candidate_gets_the_nearest(release: Release) -> None:
     with pytest.raises(UnknownCandidate, match="did you mean 'sim-mini'"):
-        release.route("hello", candidates=["sim-mni"])
+        release.route("hello", Wishes(candidates=("sim-mni",)))
 
 
 @pytest.mark.parametrize("part", ["encoder/encoder.onnx", "predictors/sim-mini/predictor.json"])
@@ -115,3 +115,35 @@ def test_names_become_distinct_folders() -> None:
     assert slug("gpt-4o") == "gpt-4o"
     assert slug("a/b") != slug("a:b")
     assert "/" not in slug("../../etc/passwd")
+
+
+def test_the_disabled_are_never_chosen(release: Release) -> None:
+    dear = Wishes(willingness_to_pay=1000.0)
+    first = release.route("Compute 12 * 13 + 4.", dear).decision.llm
+    second = release.route("Compute 12 * 13 + 4.", dear, frozenset({first})).decision
+    assert second.llm != first
+    with pytest.raises(DecisionError, match="disabled"):
+        release.route("hello", Wishes(candidates=(first,)), frozenset({first}))
+    with pytest.raises(DecisionError, match="no candidate is left"):
+        release.route("hello", disabled=frozenset(release.candidates))
+
+
+@pytest.fixture
+def limited(copy: Path) -> Release:
+    """The release with windows and abilities in its catalog."""
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for entry in manifest["catalog"]["llms"]:
+        entry["context_window"] = 100_000 if entry["name"] == "sim-large" else 2_000
+        entry["abilities"] = ["tools"] if entry["name"] in ("sim-mini", "sim-large") else []
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    return Release.load(copy)
+
+
+def test_windows_and_abilities_come_before_the_score(limited: Release) -> None:
+    assert limited.route("word " * 5_000).decision.llm == "sim-large"
+    with pytest.raises(DecisionError, match=r"no candidate's context window is larger than 100000"):
+        limited.route("a " * 499_000)
+    able = limited.route("hello", Wishes(abilities=("tools",))).decision
+    assert able.llm in ("sim-mini", "sim-large")
+    with pytest.raises(DecisionError, match="the ability 'images'; known: tools"):
+        limited.route("hello", Wishes(abilities=("images",)))
