@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from infra.settings import Settings, read_settings
 from infra.stack import Stack, join_running_stack, local_parts
-from models.errors import MixLLMError, NoRelease
+from models.errors import MixLLMError, NoRelease, ReleaseError, UnknownCandidate, nearest
 
 app = typer.Typer(
     help="MixLLM: a learned LLM router.",
@@ -126,11 +127,7 @@ def train_with(data: Path, promote: bool, quarantine: Path | None = None) -> dic
     from models.evaluation_set import read_evaluation_set
 
     read_evaluation_set(data, quarantine)  # what is wrong with it is said before anything starts
-    settings = settings_with_stack()
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
-    if settings.prefect_api_url is not None:
-        os.environ.setdefault("PREFECT_API_URL", settings.prefect_api_url)
+    point_prefect(settings_with_stack())
     from flows.train_router import train_router
 
     result: dict[str, Any] = train_router(
@@ -139,6 +136,14 @@ def train_with(data: Path, promote: bool, quarantine: Path | None = None) -> dic
         quarantine=str(quarantine) if quarantine else None,
     )
     return result
+
+
+def point_prefect(settings: Settings) -> None:
+    """Flows of this process report to the configured server, or to a temporary one of their own."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
+    if settings.prefect_api_url is not None:
+        os.environ.setdefault("PREFECT_API_URL", settings.prefect_api_url)
 
 
 @app.command()
@@ -171,17 +176,68 @@ def evaluate(
     quarantine: Quarantine = None,
 ) -> None:
     """Measure the router on unseen queries, beside every baseline; registers nothing."""
+    from models.evaluation import evaluate as measure
+    from models.plots import plot_curves
+
+    training, test, inputs, predictors = fitted(data, test_data, quarantine)
+    evaluation = measure(training, inputs[0], test, inputs[1], predictors, beta)
+    for path in (out, choices, *([plot] if plot else [])):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
+    evaluation.choices.to_parquet(choices, index=False)
+    if plot is not None:
+        plot_curves(evaluation.curves, evaluation.results, plot)
+    show_measures(evaluation.results)
+
+
+@app.command()
+def calibrate(
+    data: Data,
+    cost_share: Annotated[
+        float | None, typer.Option(min=0, help="Stay within this share of the best LLM's cost.")
+    ] = None,
+    quality_share: Annotated[
+        float | None, typer.Option(min=0, help="Keep this share of the best LLM's quality.")
+    ] = None,
+    quarantine: Quarantine = None,
+) -> None:
+    """Find the willingness to pay for a target, and what to expect of it on unseen queries."""
+    from models import calibration
+    from models.compiled import CompiledPredictors
+    from models.evaluation_set import comparable
+
+    training, test, inputs, predictors = fitted(data, None, quarantine)
+    names, kept, notes = comparable(training, test)
+    predictors = [p for p in predictors if p.llm in names]
+    rows = calibration.training_rows(predictors, training, inputs[0], training.catalog)
+    defaults = calibration.calibrate(rows, quality_share, cost_share)
+    seen = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
+    unseen = calibration.Rows(
+        CompiledPredictors(predictors, training.catalog).estimate(inputs[1][seen]),
+        kept.matrix("quality", [p.llm for p in predictors]),
+        kept.matrix("cost_usd", [p.llm for p in predictors]),
+    )
+    console.print(f"willingness to pay: {defaults.willingness_to_pay:.6g} USD per unit of quality")
+    for name, (value, low, high) in calibration.expected(unseen, defaults).items():
+        console.print(
+            f"expect on unseen queries: {name.replace('_', ' ')} {value:.1%} "
+            f"[{low:.1%}, {high:.1%}] of the best single LLM's"
+        )
+    for note in notes:
+        console.print(f"note: {note}")
+
+
+def fitted(data: Path, test_data: Path | None, quarantine: Path | None) -> Any:
+    """(training set, test set, inputs of both, predictors fitted on the first)."""
     from infra.encoders import prepared_encoder
     from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
-    from models.evaluation import evaluate as measure
     from models.evaluation_set import read_evaluation_set
     from models.inputs import read_queries
-    from models.plots import plot_curves
     from models.training import fit_predictor
 
-    settings = read_settings()
     first = read_evaluation_set(data, quarantine)
     training, test = first.split() if test_data is None else (first, read_evaluation_set(test_data))
+    settings = read_settings()
     folder = prepared_encoder(settings.home)
     encoder = OnnxEncoder(folder, threads=os.cpu_count() or 2)
     cache = EmbeddingCache(settings.home / "embeddings", encoder)
@@ -192,14 +248,7 @@ def evaluate(
             inputs.append(read_queries(queries, encoder, cache, advance))
     digest = encoder_digest(folder)
     predictors = [fit_predictor(llm, training, inputs[0], digest) for llm in training.candidates]
-    evaluation = measure(training, inputs[0], test, inputs[1], predictors, beta)
-    for path in (out, choices, *([plot] if plot else [])):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
-    evaluation.choices.to_parquet(choices, index=False)
-    if plot is not None:
-        plot_curves(evaluation.curves, evaluation.results, plot)
-    show_measures(evaluation.results)
+    return training, test, inputs, predictors
 
 
 def progress_bar(label: str, total: int) -> Any:
@@ -269,6 +318,102 @@ def releases() -> None:
     console.print(table)
 
 
+candidate = typer.Typer(help="Change the candidates of a release, one at a time.")
+app.add_typer(candidate, name="candidate", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="A candidate's name.")]
+Promote = Annotated[bool, typer.Option("--promote", help="Make the new release champion.")]
+
+
+@candidate.command("add")
+def candidate_add(
+    name: Name, data: Data, promote: Promote = False, quarantine: Quarantine = None
+) -> None:
+    """Fit a new candidate's predictor and register a release with it."""
+    change_candidate_with(name, data, promote, quarantine, known=False)
+
+
+@candidate.command("refit")
+def candidate_refit(
+    name: Name, data: Data, promote: Promote = False, quarantine: Quarantine = None
+) -> None:
+    """Fit a candidate's predictor anew and register a release with it."""
+    change_candidate_with(name, data, promote, quarantine, known=True)
+
+
+@candidate.command("remove")
+def candidate_remove(name: Name, promote: Promote = False) -> None:
+    """Register a release without a candidate."""
+    change_candidate_with(name, None, promote, None, known=True)
+
+
+@candidate.command("disable")
+def candidate_disable(names: Annotated[list[str], typer.Argument(help="Candidates.")]) -> None:
+    """Nobody gets these candidates from now on, whatever the release."""
+    set_disabled(lambda now: now | known_candidates(names))
+
+
+@candidate.command("enable")
+def candidate_enable(names: Annotated[list[str], typer.Argument(help="Candidates.")]) -> None:
+    """Let disabled candidates be chosen again."""
+    set_disabled(lambda now: now - frozenset(names))
+
+
+def change_candidate_with(
+    name: str, data: Path | None, promote: bool, quarantine: Path | None, known: bool
+) -> None:
+    """Run the flow, after checking that the change makes sense."""
+    settings = settings_with_stack()
+    names = champion_candidates(settings)
+    if known and name not in names:
+        raise UnknownCandidate(f"no candidate {name!r}; {nearest(name, names)}")
+    if not known and name in names:
+        raise ReleaseError(f"{name!r} is a candidate already; fit it anew: mixllm candidate refit")
+    point_prefect(settings)
+    from flows.change_candidate import change_candidate
+
+    result = change_candidate(
+        name,
+        str(data.resolve()) if data else None,
+        promote_release=promote,
+        quarantine=str(quarantine) if quarantine else None,
+    )
+    state = "champion" if promote else f"challenger; promote it: mixllm promote {result['version']}"
+    console.print(f"release {result['version']} registered, from {result['base']}, {state}")
+
+
+def champion_candidates(settings: Settings) -> list[str]:
+    """The champion's candidates. Raises NoRelease."""
+    from infra.registry import CHAMPION
+    from models.manifest import read_manifest
+
+    opened = registry(settings)
+    version = opened.alias(CHAMPION)
+    if version is None:
+        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+    return read_manifest(opened.fetch(version)).catalog.names
+
+
+def known_candidates(names: list[str]) -> frozenset[str]:
+    known = champion_candidates(settings_with_stack())
+    for name in names:
+        if name not in known:
+            raise UnknownCandidate(f"no candidate {name!r}; {nearest(name, known)}")
+    return frozenset(names)
+
+
+def set_disabled(change: Callable[[frozenset[str]], frozenset[str]]) -> None:
+    """Write the disabled candidates and tell the service of this machine, if one runs."""
+    settings = settings_with_stack()
+    opened = registry(settings)
+    disabled = change(opened.disabled())
+    opened.set_disabled(disabled)
+    try:
+        httpx.post(f"{settings.service_url}/v1/refresh", headers=settings.key_header, timeout=2)
+    except httpx.HTTPError:
+        console.print(f"services pick it up within {settings.poll_seconds:g} s")
+    console.print(f"disabled: {', '.join(sorted(disabled)) or 'none'}")
+
+
 @app.command()
 def route(
     query: Annotated[str, typer.Argument(help="What the user asks.")],
@@ -281,12 +426,11 @@ def route(
     """Ask the running service whom to send a query to, and why."""
     settings = settings_with_stack()
     body = {"query": query, "explain": True, "candidates": candidate or None}
-    key = settings.api_key.get_secret_value() if settings.api_key else ""
     try:
         response = httpx.post(
             f"{settings.service_url}/v1/route",
             json={**body, "willingness_to_pay": willingness_to_pay},
-            headers={"x-api-key": key},
+            headers=settings.key_header,
             timeout=30,
         )
     except httpx.HTTPError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import serve
 
+from flows.change_candidate import change_candidate
 from flows.train_router import train_router
 
 
@@ -14,7 +15,13 @@ def main() -> None:
             description="Train on an evaluation set, evaluate, register a release.",
             tags=["mixllm"],
             concurrency_limit=1,
-        )
+        ),
+        change_candidate.to_deployment(
+            name="change-candidate",
+            description="Add, refit or remove one candidate; every other predictor stays.",
+            tags=["mixllm"],
+            concurrency_limit=1,
+        ),
     )
 
 

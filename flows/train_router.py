@@ -23,6 +23,7 @@ from prefect.utilities.annotations import unmapped
 from infra.encoders import prepared_encoder
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
+from models.calibration import choose_defaults, training_rows
 from models.catalog import Catalog
 from models.domains import Domains
 from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
@@ -33,7 +34,7 @@ from models.manifest import DataSource
 from models.plots import plot_curves
 from models.predictors import Predictor
 from models.release import PROBES, build_release
-from models.training import choose_defaults, fit_predictor
+from models.training import fit_predictor
 
 # Fitting is NumPy work that uses every core by itself; more threads only share them out.
 WORKERS: Final = 2
@@ -97,7 +98,7 @@ def assemble(
         Domains().fit(inputs.embeddings, queries),
         predictors,
         train.catalog,
-        choose_defaults(predictors, train, inputs, train.catalog),
+        choose_defaults(training_rows(predictors, train, inputs, train.catalog)),
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
         notes=left_out(train.catalog, predictors),

@@ -61,7 +61,7 @@ def service_alone(settings: Settings, database: str) -> list[Part]:
 def wait_ready(settings: Settings, version: str) -> None:
     """Until the service answers from that release."""
     deadline = time.monotonic() + READY_SECONDS
-    headers = key_header(settings)
+    headers = settings.key_header
     while time.monotonic() < deadline:
         if answers(f"{settings.service_url}/readyz"):
             got = httpx.get(f"{settings.service_url}/v1/release", headers=headers).json()
@@ -74,16 +74,12 @@ def wait_ready(settings: Settings, version: str) -> None:
 def route_all(settings: Settings, test: EvaluationSet) -> list[dict[str, Any]]:
     """Every test query's answer from ``/v1/route``."""
     answered = []
-    with httpx.Client(base_url=settings.service_url, headers=key_header(settings)) as client:
+    with httpx.Client(base_url=settings.service_url, headers=settings.key_header) as client:
         for query in test.queries["query"]:
             response = client.post("/v1/route", json={"query": query, "explain": True}, timeout=30)
             response.raise_for_status()
             answered.append(response.json())
     return answered
-
-
-def key_header(settings: Settings) -> dict[str, str]:
-    return {"x-api-key": settings.api_key.get_secret_value()} if settings.api_key else {}
 
 
 def print_choices(

@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     def service_url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
+    @property
+    def key_header(self) -> dict[str, str]:
+        """What a client of the service sends."""
+        return {"x-api-key": self.api_key.get_secret_value()} if self.api_key else {}
+
     def database(self) -> str | None:
         """The configured database's address, or None for the embedded one."""
         return self.database_url.get_secret_value() if self.database_url else None

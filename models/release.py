@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ from safetensors.numpy import load_file, save_file
 from models import domains as domains_module
 from models import encoder as encoder_module
 from models import predictors as predictors_module
-from models.catalog import Catalog
+from models.catalog import Candidate, Catalog
 from models.compiled import CompiledPredictors
 from models.decision import Decision, DecisionDefaults, Estimates, Wishes, decide, score
 from models.domains import Domains
 from models.encoder import OnnxEncoder, encoder_digest
 from models.errors import DecisionError, ReleaseError, UnknownCandidate, nearest
 from models.inputs import QueryInputs
-from models.manifest import DataSource, Manifest, pin, read_manifest, slug
+from models.manifest import DataSource, Manifest, Pin, pin, read_manifest, slug
 from models.predictors import Predictor
 from models.query_form import query_forms
 
@@ -193,47 +194,83 @@ def build_release(
     catalog: any order; the release keeps the candidates that have a predictor.
     probes: queries whose embeddings and choices are stored, to check a loaded release by.
     """
-    encoder = OnnxEncoder(folder / "encoder")
     digest = encoder_digest(folder / "encoder")
     domains.save(folder / "domains")
     by_name = {p.llm: p for p in predictors}
     catalog = catalog.subset([name for name in catalog.names if name in by_name])
     ordered = [by_name[name] for name in catalog.names]
-    for predictor in ordered:
-        predictor.save(folder / "predictors" / slug(predictor.llm))
-    compiled = CompiledPredictors(ordered, catalog)
-    _save_probes(folder / "probes", encoder, compiled, defaults, probes)
+    pins = {p.llm: _save_predictor(folder, p) for p in ordered}
+    _save_probes(folder, CompiledPredictors(ordered, catalog), defaults, probes)
     manifest = Manifest(
         encoder=pin("mixllm-encoder", folder, "encoder", digest, encoder_module.FILES),
         domains=pin("mixllm-domains", folder, "domains", digest, domains_module.FILES),
         probes=pin("mixllm-router", folder, "probes", digest, PROBE_FILES),
-        predictors={
-            name: pin(
-                f"mixllm-predictor-{slug(name)}",
-                folder,
-                f"predictors/{slug(name)}",
-                by_name[name].encoder,
-                predictors_module.FILES,
-            )
-            for name in catalog.names
-        },
+        predictors=pins,
         catalog=catalog,
         defaults=defaults,
         data=data,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now(),
         notes=tuple(notes),
     )
     manifest.write(folder)
     return manifest
 
 
-def _save_probes(
+def change_release(
+    source: Path,
     folder: Path,
-    encoder: OnnxEncoder,
-    compiled: CompiledPredictors,
-    defaults: DecisionDefaults,
-    queries: Sequence[str],
+    put: tuple[Predictor, Candidate] | None = None,
+    remove: str | None = None,
+) -> Manifest:
+    """Write a release that differs from ``source`` in one candidate; every other part stays.
+
+    put: a predictor fitted on the release's encoder, and its catalog entry; takes the place of the
+    candidate of that name, or comes last. remove: a candidate's name.
+    Raises ReleaseError, UnknownCandidate.
+    """
+    old = read_manifest(source)
+    shutil.copytree(source, folder)
+    entries = {entry.name: entry for entry in old.catalog.llms}
+    pins = dict(old.predictors)
+    if put is not None:
+        predictor, entry = put
+        entries[entry.name] = entry
+        pins[entry.name] = _save_predictor(folder, predictor)
+    if remove is not None:
+        if remove not in entries:
+            raise UnknownCandidate(f"no candidate {remove!r}; {nearest(remove, entries)}")
+        if len(entries) == 1:
+            raise ReleaseError(f"{remove!r} is the only candidate; a release needs one")
+        del entries[remove]
+        shutil.rmtree(folder / pins.pop(remove).folder)
+    default = old.catalog.default if old.catalog.default in entries else None
+    catalog = Catalog(llms=tuple(entries.values()), default=default)
+    predictors = [Predictor.load(folder / pins[name].folder) for name in catalog.names]
+    queries = json.loads((folder / old.probes.folder / PROBE_FILES[0]).read_text())["queries"]
+    _save_probes(folder, CompiledPredictors(predictors, catalog), old.defaults, queries)
+    probes = pin(old.probes.name, folder, old.probes.folder, old.encoder.encoder, PROBE_FILES)
+    manifest = old.model_copy(
+        update={"catalog": catalog, "predictors": pins, "probes": probes, "created": _now()}
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _save_predictor(root: Path, predictor: Predictor) -> Pin:
+    folder = f"predictors/{slug(predictor.llm)}"
+    predictor.save(root / folder)
+    name = f"mixllm-predictor-{slug(predictor.llm)}"
+    return pin(name, root, folder, predictor.encoder, predictors_module.FILES)
+
+
+def _save_probes(
+    root: Path, compiled: CompiledPredictors, defaults: DecisionDefaults, queries: Sequence[str]
 ) -> None:
+    encoder, folder = OnnxEncoder(root / "encoder"), root / "probes"
     embeddings = encoder.encode(queries)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({"embeddings": embeddings}, folder / PROBE_FILES[1])

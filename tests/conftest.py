@@ -15,6 +15,7 @@ from sqlalchemy import Engine, text
 from infra.database import connect, database_address, embedded_postgres
 from infra.encoders import prepared_encoder
 from infra.settings import Settings
+from models.calibration import choose_defaults, training_rows
 from models.domains import Domains
 from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
 from models.evaluation_set import EvaluationSet
@@ -23,7 +24,7 @@ from models.manifest import DataSource
 from models.predictors import Predictor
 from models.release import PROBES, build_release
 from models.simulated import simulated_evaluation_set
-from models.training import choose_defaults, fit_predictor
+from models.training import fit_predictor
 from monitoring.schema import migrate
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -101,7 +102,7 @@ def release_folder(
         Domains(count=5).fit(train_inputs.embeddings, queries),
         predictors,
         train.catalog,
-        choose_defaults(predictors, train, train_inputs, train.catalog),
+        choose_defaults(training_rows(predictors, train, train_inputs, train.catalog)),
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:PROBES],
     )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pandas as pd
@@ -194,9 +195,10 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     answer = json.loads(asked.stdout)
     assert answer["release"] == "1"
     assert "│ 1 " in run("releases", home=home, **ports).stdout
+    change_candidates(data, home, ports)
     checked = run("doctor", home=home, **ports)
     assert checked.returncode == 0, checked.stdout
-    assert "1 releases, champion 1" in checked.stdout
+    assert "3 releases, champion 3" in checked.stdout
 
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4
@@ -206,6 +208,48 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert alive == []
     assert "stopped" in log.read_text()
     assert not (home / "stack.json").exists()
+
+
+def change_candidates(data: Path, home: Path, ports: dict[str, str]) -> None:
+    """Remove, add again, disable and enable candidates of the running stack."""
+    service = f"http://127.0.0.1:{ports['MIXLLM_PORT']}"
+
+    def release(version: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 30
+        while (shown := httpx.get(f"{service}/v1/release").json())["version"] != version:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return dict(shown)
+
+    before = release("1")["predictors"]
+    removed = run("candidate", "remove", "sim-nano", "--promote", home=home, **ports)
+    assert removed.returncode == 0, removed.stderr
+    without = {llm: part for llm, part in before.items() if llm != "sim-nano"}
+    assert release("2")["predictors"] == without
+    added = run("candidate", "add", "sim-nano", "--data", data, "--promote", home=home, **ports)
+    assert added.returncode == 0, added.stderr
+    assert release("3")["predictors"] == before, "the same rows make the same predictor"
+    again = run("candidate", "add", "sim-nano", "--data", data, home=home, **ports)
+    assert again.returncode == 2
+    assert "is a candidate already" in again.stderr
+
+    gone = [llm for llm in before if llm != "sim-coder"]
+    disabled = run("candidate", "disable", *gone, home=home, **ports)
+    assert disabled.returncode == 0, disabled.stderr
+    time.sleep(0.5)  # the service was told; it asks the registry at once
+    answer = httpx.post(f"{service}/v1/route", json={"query": "hello"}).json()
+    assert answer["llm"] == "sim-coder"
+    assert run("candidate", "enable", *gone, home=home, **ports).stdout.endswith("none\n")
+
+
+def test_calibrate_says_what_to_expect(data: Path, home: Path) -> None:
+    done = run("calibrate", "--data", data, "--cost-share", "0.3", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "willingness to pay: 0.0" in done.stdout
+    assert done.stdout.count("expect on unseen queries") == 2
+    impossible = run("calibrate", "--data", data, "--quality-share", "5", home=home)
+    assert impossible.returncode == 2
+    assert "no willingness to pay keeps 500.00%" in impossible.stderr
 
 
 def test_evaluate_on_a_real_set(zeroeval: Path, home: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from infra.database import connect
 from infra.registry import PREVIOUS, Registry
 from monitoring.decisions import read_decision
 
+NANO = {"query": "Which day falls 900 days after Monday?", "candidates": ["sim-nano"]}
 GUARD = Path(__file__).parent / "import_guard"
 
 
@@ -164,7 +165,7 @@ def test_a_decision_can_be_read_back_at_once_and_from_the_table(service: Service
         ("POST", "/v1/route", {"query": "x", "candidates": []}, 422, "candidates"),
         ("POST", "/v1/route", {"query": "x", "candidates": ["gpt-99"]}, 422, "candidates"),
         ("POST", "/v1/route", {"query": "x", "min_quality": 1.1}, 422, "min_quality"),
-        ("POST", "/v1/route", {"query": "x", "min_quality": 1.0}, 422, "min_quality"),
+        ("POST", "/v1/route", {**NANO, "min_quality": 0.99}, 422, "min_quality"),
         ("POST", "/v1/route", {"query": "x", "max_cost": 1e-12}, 422, "max_cost"),
         ("POST", "/v1/route", {"query": "x", "abilities": ["fly"]}, 422, "abilities"),
         ("POST", "/v1/route", None, 422, None),

@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.catalog import Catalog
 from models.decision import Wishes, explain
 from models.errors import DecisionError, DigestMismatch, ReleaseError, UnknownCandidate
 from models.evaluation_set import EvaluationSet
+from models.inputs import QueryInputs
 from models.manifest import read_manifest, slug
-from models.release import Release
+from models.predictors import Predictor
+from models.release import Release, change_release
+from models.training import fit_predictor
 
 
 @pytest.fixture(scope="module")
@@ -147,3 +151,57 @@ def test_windows_and_abilities_come_before_the_score(limited: Release) -> None:
     assert able.llm in ("sim-mini", "sim-large")
     with pytest.raises(DecisionError, match="the ability 'images'; known: tools"):
         limited.route("hello", Wishes(abilities=("images",)))
+
+
+def test_one_candidate_changes_and_nothing_else(
+    release_folder: Path,
+    split: tuple[EvaluationSet, EvaluationSet],
+    train_inputs: QueryInputs,
+    tmp_path: Path,
+) -> None:
+    old = read_manifest(release_folder)
+    train = split[0]
+    entry = train.catalog.get("sim-mini").model_copy(update={"name": "new/one"})
+    few = np.arange(len(train.queries)) < 5
+    some = train.where(few)
+    outcomes = some.outcomes[some.outcomes["llm"] == "sim-mini"].assign(llm="new/one")
+    data = EvaluationSet(some.queries, outcomes, Catalog(llms=(entry,)))
+    predictor = fit_predictor("new/one", data, train_inputs[few], old.encoder.encoder)
+
+    added = change_release(release_folder, tmp_path / "added", put=(predictor, entry))
+    digests = {llm: part.digest for llm, part in added.predictors.items()}
+    assert digests.pop("new/one") == added.predictors["new/one"].digest
+    assert digests == {llm: part.digest for llm, part in old.predictors.items()}
+    assert added.encoder == old.encoder
+    release = Release.load(tmp_path / "added")
+    release.check_probes(tmp_path / "added")
+    decision = release.route("Compute 1 + 1.").decision
+    uncertainty = dict(zip(decision.candidates, decision.estimates.uncertainty, strict=True))
+    assert uncertainty.pop("new/one") > max(uncertainty.values()) + 0.1
+
+    removed = change_release(tmp_path / "added", tmp_path / "removed", remove="new/one")
+    assert removed.digest == old.digest
+    Release.load(tmp_path / "removed").check_probes(tmp_path / "removed")
+
+
+def test_a_predictor_of_another_encoder_is_not_put_in(
+    release_folder: Path, predictors: list[Predictor], tmp_path: Path
+) -> None:
+    stranger = Predictor.load(release_folder / "predictors" / "sim-mini")
+    stranger.encoder = "another"
+    entry = read_manifest(release_folder).catalog.get("sim-mini")
+    with pytest.raises(ReleaseError, match="another encoder"):
+        change_release(release_folder, tmp_path / "new", put=(stranger, entry))
+
+
+def test_the_unknown_and_the_last_candidate_are_not_removed(
+    release_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UnknownCandidate, match="did you mean 'sim-mini'"):
+        change_release(release_folder, tmp_path / "a", remove="sim-mni")
+    source = release_folder
+    for number, name in enumerate(read_manifest(release_folder).catalog.names[1:]):
+        change_release(source, tmp_path / str(number), remove=name)
+        source = tmp_path / str(number)
+    with pytest.raises(ReleaseError, match="the only candidate"):
+        change_release(source, tmp_path / "none", remove=read_manifest(source).catalog.names[0])

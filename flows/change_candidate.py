@@ -1,0 +1,98 @@
+"""The flow that adds, refits or removes one candidate; every other predictor stays as it is."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.train_router import RETRIES, embed, fit_one, promote, validate_data
+from infra.registry import CHAMPION, Registry
+from infra.settings import Settings, read_settings
+from models.errors import NoRelease, UnknownCandidate, nearest
+from models.evaluation_set import EvaluationSet, is_test_query
+from models.manifest import read_manifest
+from models.predictors import Predictor
+from models.release import change_release
+
+
+@task(name="fetch", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
+def fetch(version: str | None, settings: Settings) -> tuple[str, Path]:
+    """The release to change: (version, folder); the champion when not said."""
+    registry = Registry(settings.registry_uri, settings.home / "registry")
+    found = version or registry.alias(CHAMPION)
+    if found is None:
+        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+    return found, registry.fetch(found)
+
+
+@task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
+def register_change(
+    folder: Path, base: str, change: str, predictor: Predictor | None, settings: Settings
+) -> str:
+    """Register the changed release; parts that did not change keep their versions."""
+    metrics = predictor.metrics_ if predictor is not None else {}
+    with tempfile.TemporaryDirectory() as name:
+        reports = Path(name)
+        (reports / "change.json").write_text(
+            json.dumps({"base": base, "change": change, **metrics})
+        )
+        return Registry(settings.registry_uri, settings.home / "registry").register_release(
+            folder,
+            parameters={"base_release": base, "change": change},
+            metrics=metrics,
+            reports=reports,
+            flow_run=str(runtime.flow_run.get_id() or "none"),
+        )
+
+
+def rows_of(name: str, data: EvaluationSet) -> EvaluationSet:
+    """The training queries that the candidate answered; all it answered where those are too few."""
+    if name not in data.catalog.names:
+        raise UnknownCandidate(
+            f"the catalog of {data.name} has no {name!r}; {nearest(name, data.catalog.names)}"
+        )
+    answered = data.queries["query_id"].isin(
+        data.outcomes.loc[data.outcomes["llm"] == name, "query_id"]
+    )
+    training = answered & ~data.queries["query_id"].map(is_test_query)
+    return data.where((training if training.any() else answered).to_numpy())
+
+
+@flow(name="change-candidate", validate_parameters=False)
+def change_candidate(
+    name: str,
+    data: str | None,
+    promote_release: bool = False,
+    base: str | None = None,
+    quarantine: str | None = None,
+) -> dict[str, Any]:
+    """Fit one candidate's predictor on an evaluation set and put it into a release, or remove it.
+
+    name: the candidate. data: an evaluation set with its outcomes and its catalog entry; None
+    removes it. base: the release to change, the champion by default. Returns {"version", "base"}.
+    """
+    settings = read_settings()
+    version, source = fetch(base, settings)
+    predictor = None
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "release"
+        if data is None:
+            change = f"remove {name}"
+            change_release(source, folder, remove=name)
+        else:
+            whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
+            rows = rows_of(name, whole)
+            manifest = read_manifest(source)
+            inputs = embed(rows, source / manifest.encoder.folder, settings)
+            predictor = fit_one(name, rows, inputs, manifest.encoder.encoder)
+            change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
+            change_release(source, folder, put=(predictor, whole.catalog.get(name)))
+        new = register_change(folder, version, change, predictor, settings)
+    promote(new, promote_release, settings)
+    get_run_logger().info("%s: release %s, from %s", change, new, version)
+    return {"version": new, "base": version}
