@@ -213,9 +213,12 @@ def calibrate(
     defaults = calibration.calibrate(rows, quality_share, cost_share)
     seen = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
     unseen = calibration.Rows(
-        CompiledPredictors(predictors, training.catalog).estimate(inputs[1][seen]),
+        CompiledPredictors(predictors, training.catalog, rows.deviation_scale).estimate(
+            inputs[1][seen]
+        ),
         kept.matrix("quality", [p.llm for p in predictors]),
         kept.matrix("cost_usd", [p.llm for p in predictors]),
+        rows.deviation_scale,
     )
     console.print(f"willingness to pay: {defaults.willingness_to_pay:.6g} USD per unit of quality")
     for name, (value, low, high) in calibration.expected(unseen, defaults).items():

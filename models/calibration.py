@@ -15,6 +15,7 @@ from models.evaluation_set import EvaluationSet
 from models.inputs import QueryInputs
 from models.measures import QUALITY_SHARE
 from models.predictors import Predictor
+from models.shrinkage import deviation_scale, shrink
 from models.training import willingness_grid
 
 # Candidates that answered less than this share of what the best covered one did set no aim.
@@ -26,11 +27,18 @@ HALVINGS = 20
 
 @dataclass(frozen=True)
 class Rows:
-    """Estimates of queries whose outcomes are known. quality, cost: (n, L) the true ones."""
+    """Estimates of queries whose outcomes are known. quality, cost: (n, L) the true ones.
+    deviation_scale: the scale that the estimates were made with."""
 
     estimates: Estimates
     quality: np.ndarray
     cost: np.ndarray
+    deviation_scale: float
+
+    def defaults(self, willingness_to_pay: float) -> DecisionDefaults:
+        return DecisionDefaults(
+            willingness_to_pay=float(willingness_to_pay), deviation_scale=self.deviation_scale
+        )
 
     def shares(self, defaults: DecisionDefaults, weights: np.ndarray | None = None) -> np.ndarray:
         """(..., 2): quality and cost of routing, as shares of the best single candidate's.
@@ -65,10 +73,13 @@ def training_rows(
         quality[answered[:, i], i] = predictor.leave_one_out_quality_
         tokens[answered[:, i], i] = predictor.leave_one_out_tokens_
     kept = [p for p, w in zip(predictors, wide, strict=True) if w]
-    estimates = CompiledPredictors(kept, catalog).estimate_from(
-        inputs[rows], quality[rows][:, wide], tokens[rows][:, wide]
+    compiled = CompiledPredictors(kept, catalog)
+    truth, predicted = true_quality[rows][:, wide], quality[rows][:, wide]
+    scale = deviation_scale(predicted, truth, compiled.means)
+    estimates = compiled.estimate_from(
+        inputs[rows], shrink(predicted, compiled.means, scale), tokens[rows][:, wide]
     )
-    return Rows(estimates, true_quality[rows][:, wide], true_cost[rows][:, wide])
+    return Rows(estimates, truth, true_cost[rows][:, wide], scale)
 
 
 def calibrate(
@@ -81,7 +92,7 @@ def calibrate(
     Raises DecisionError when no λ meets it.
     """
     grid = willingness_grid(rows.cost)[1:-1]
-    got = np.array([rows.shares(defaults_for(w)) for w in grid])
+    got = np.array([rows.shares(rows.defaults(w)) for w in grid])
     if quality_share is not None and cost_share is None:
         meets = got[:, 0] >= quality_share
         if not meets.any():
@@ -103,27 +114,23 @@ def calibrate(
     raise DecisionError("give a quality share or a cost share, one of them")
 
 
-def defaults_for(willingness_to_pay: float) -> DecisionDefaults:
-    return DecisionDefaults(willingness_to_pay=float(willingness_to_pay))
-
-
 def _between(rows: Rows, good: float, bad: float, column: int, share: float) -> DecisionDefaults:
     """The setting nearest to ``bad`` that still meets the share, from ``good``, which does."""
     for _ in range(HALVINGS):
         middle = float(np.sqrt(good * bad))
-        got = rows.shares(defaults_for(middle))[column]
+        got = rows.shares(rows.defaults(middle))[column]
         meets = got >= share if column == 0 else got <= share
         if meets:
             good = middle
         else:
             bad = middle
-    return defaults_for(good)
+    return rows.defaults(good)
 
 
 def choose_defaults(rows: Rows) -> DecisionDefaults:
     """The least λ that keeps 97.25 % of the best single candidate's quality; the best one where none
     does."""
-    most = max(rows.shares(defaults_for(w))[0] for w in willingness_grid(rows.cost)[1:-1])
+    most = max(rows.shares(rows.defaults(w))[0] for w in willingness_grid(rows.cost)[1:-1])
     return calibrate(rows, quality_share=min(QUALITY_SHARE, float(most)))
 
 

@@ -10,13 +10,21 @@ from models.catalog import Catalog
 from models.decision import Estimates
 from models.inputs import QueryInputs
 from models.predictors import MAX_RESPONSE_TOKENS, Predictor
+from models.shrinkage import shrink
 from models.uncertainty import bonus
 
 
 class CompiledPredictors:
-    """L predictors as stacked arrays. candidates: their names, in the catalog's order."""
+    """L predictors as stacked arrays. candidates: their names, in the catalog's order.
 
-    def __init__(self, predictors: Sequence[Predictor], catalog: Catalog) -> None:
+    deviation_scale: how much of a candidate's own deviation is believed.
+    """
+
+    def __init__(
+        self, predictors: Sequence[Predictor], catalog: Catalog, deviation_scale: float = 1.0
+    ) -> None:
+        self.deviation_scale = deviation_scale
+        self.means = np.array([p.metrics_["mean_quality"] for p in predictors])
         self.candidates = [p.llm for p in predictors]
         entries = [catalog.get(p.llm) for p in predictors]
         self._weights = np.stack(
@@ -56,12 +64,8 @@ class CompiledPredictors:
         raw = inputs.features @ self._weights + self._intercepts
         ceiling = np.log(MAX_RESPONSE_TOKENS)
         tokens = np.exp(np.minimum(raw[:, count:], ceiling)) * self._smearing
-        return self._estimates(
-            inputs,
-            np.clip(raw[:, :count], 0.0, 1.0),
-            np.clip(tokens, 0.0, MAX_RESPONSE_TOKENS),
-            waiting,
-        )
+        quality = shrink(np.clip(raw[:, :count], 0.0, 1.0), self.means, self.deviation_scale)
+        return self._estimates(inputs, quality, np.clip(tokens, 0.0, MAX_RESPONSE_TOKENS), waiting)
 
     def estimate_from(
         self, inputs: QueryInputs, quality: np.ndarray, response_tokens: np.ndarray

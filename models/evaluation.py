@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from models.baselines import tuned_nearest_neighbours
+from models.calibration import training_rows
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, Estimates, score
 from models.evaluation_set import EvaluationSet, comparable
@@ -46,7 +47,9 @@ def evaluate(
     names, kept, notes = comparable(train, test)
     test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
     by_name = {p.llm: p for p in predictors}
-    compiled = CompiledPredictors([by_name[name] for name in names], test.catalog)
+    competing = [by_name[name] for name in names]
+    scale = training_rows(competing, train, train_inputs, train.catalog).deviation_scale
+    compiled = CompiledPredictors(competing, test.catalog, scale)
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
     train_quality = train.matrix("quality", names)
     train_cost = train.matrix("cost_usd", names)
@@ -88,6 +91,7 @@ def evaluate(
         "candidates": names,
         "best_single": names[best],
         "neighbours": neighbours.k,
+        "deviation_scale": scale,
         "beta": beta,
         "notes": [*train.notes, *notes],
         "measures": measured,

@@ -70,7 +70,9 @@ class Release:
         self.digest = manifest.digest
         self.encoder = encoder
         self.domains = domains
-        self.compiled = CompiledPredictors(predictors, manifest.catalog)
+        self.compiled = CompiledPredictors(
+            predictors, manifest.catalog, manifest.defaults.deviation_scale
+        )
         self._known = frozenset(self.candidates)
         self._abilities = {c.name: frozenset(c.abilities) for c in manifest.catalog.llms}
         self._windows = np.array([c.context_window or np.inf for c in manifest.catalog.llms])
@@ -200,7 +202,8 @@ def build_release(
     catalog = catalog.subset([name for name in catalog.names if name in by_name])
     ordered = [by_name[name] for name in catalog.names]
     pins = {p.llm: _save_predictor(folder, p) for p in ordered}
-    _save_probes(folder, CompiledPredictors(ordered, catalog), defaults, probes)
+    compiled = CompiledPredictors(ordered, catalog, defaults.deviation_scale)
+    _save_probes(folder, compiled, defaults, probes)
     manifest = Manifest(
         encoder=pin("mixllm-encoder", folder, "encoder", digest, encoder_module.FILES),
         domains=pin("mixllm-domains", folder, "domains", digest, domains_module.FILES),
@@ -247,7 +250,8 @@ def change_release(
     catalog = Catalog(llms=tuple(entries.values()), default=default)
     predictors = [Predictor.load(folder / pins[name].folder) for name in catalog.names]
     queries = json.loads((folder / old.probes.folder / PROBE_FILES[0]).read_text())["queries"]
-    _save_probes(folder, CompiledPredictors(predictors, catalog), old.defaults, queries)
+    compiled = CompiledPredictors(predictors, catalog, old.defaults.deviation_scale)
+    _save_probes(folder, compiled, old.defaults, queries)
     probes = pin(old.probes.name, folder, old.probes.folder, old.encoder.encoder, PROBE_FILES)
     manifest = old.model_copy(
         update={"catalog": catalog, "predictors": pins, "probes": probes, "created": _now()}

@@ -127,7 +127,7 @@ def test_another_candidates_rows_do_not_matter(
 def test_compiled_scores_are_the_predictors_own(
     split: Split, predictors: list[Predictor], train_inputs: QueryInputs
 ) -> None:
-    compiled = CompiledPredictors(predictors, split[0].catalog)
+    compiled = CompiledPredictors(predictors, split[0].catalog, deviation_scale=1.0)
     estimates = compiled.estimate(train_inputs)
     for i, predictor in enumerate(predictors):
         quality, response, prompt = predictor.predict(train_inputs)
