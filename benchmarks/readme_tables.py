@@ -1,0 +1,92 @@
+"""Write the README's measured tables from ``benchmarks/results``.
+
+    python -m benchmarks.readme_tables
+
+Each table stands between two marks, so that no figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from models.evaluation import interval_text
+
+ROOT: Final = Path(__file__).parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results"
+SETS: Final = ("zeroeval", "mmlu_pro")
+ROUTERS: Final = {
+    "mixllm": "**mixllm**",
+    "tuned_knn": "tuned kNN",
+    "constant_cost": "constant cost (ablation)",
+    "best_single": "best single",
+    "random": "random",
+    "zero": "zero",
+    "oracle": "oracle",
+}
+
+
+def routing(name: str) -> str:
+    """One evaluation set's measures and its plot."""
+    results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    lines = [
+        f"**{name}**: {results['training_queries']} training and {results['test_queries']} test "
+        f"queries, {len(results['candidates'])} candidates",
+        "",
+        "| router | AIQ | gap closed | cost at 97.25 % of the best single's quality "
+        "| quality at 24.18 % of its cost | AIQ of mixllm over it |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for router, measured in results["measures"].items():
+        cells = [ROUTERS[router]]
+        for key in ("aiq", "gap_closed", "cost_at_97.25%_quality", "quality_at_24.18%_cost"):
+            cells.append(interval_text(measured[key], share=key != "aiq"))
+        cells.append("" if router == "mixllm" else interval_text(measured["aiq_over"], False))
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"\nNote: {note}." for note in results["notes"]]
+    return "\n".join([*lines, "", f"![cost–quality curves](benchmarks/results/{name}.png)"])
+
+
+def serving() -> str:
+    """Latency by part, throughput, memory, readiness."""
+    results: dict[str, Any] = json.loads((RESULTS / "serving.json").read_text())
+    lines = [
+        f"Ready after {results['ready_seconds']:.1f} s (from the copy on disk); "
+        f"{results['memory_mib']:.0f} MiB resident.",
+        "",
+        "| clients | decisions per second | beyond the encoder, p50 | total | tokenise | encode "
+        "| predict | decide | rest |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for clients, row in results["clients"].items():
+        parts = {
+            part: f"{value['p50']:.2f} / {value['p99']:.2f}"
+            for part, value in row["milliseconds"].items()
+        }
+        order = ("total", "tokenize", "encode", "predict", "decide", "rest")
+        rate = f"{min(row['per_second']):.0f} to {max(row['per_second']):.0f}"
+        cells = [clients, rate, f"{row['p50_beyond_encoder']:.2f}", *(parts[p] for p in order)]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Milliseconds, p50 / p99; *rest* is HTTP, JSON, storing and, with 16 clients on two cores,"
+    )
+    return "\n".join([*lines, "", f"{note} queueing for the encoder."])
+
+
+def main() -> None:
+    path = ROOT / "README.md"
+    text = path.read_text()
+    tables = {"routing": "\n\n".join(map(routing, SETS)), "serving": serving()}
+    for mark, table in tables.items():
+        start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+        before, found, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise SystemExit(f"README.md lacks the marks {start} and {end}")
+        text = f"{before}{start}\n{table}\n{end}{after}"
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
