@@ -9,7 +9,8 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.routing import Match
 
 from models.manifest import summary
@@ -59,7 +60,7 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
         version="0.1.0",
         description=DESCRIPTION,
         openapi_url="/v1/openapi.json",
-        docs_url="/v1/docs",
+        docs_url=None,
         redoc_url=None,
     )
     problems.install(app)
@@ -104,6 +105,21 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
             "unwritten_decisions": state.journal.waiting,
             "database_error": state.journal.last_error,
         }
+
+    @app.get("/v1/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        """Swagger UI from the files that BentoML brings, since a closed network has no CDN."""
+        return get_swagger_ui_html(
+            openapi_url="/v1/openapi.json",
+            title="MixLLM",
+            swagger_js_url="/static_content/swagger-ui-bundle.js",
+            swagger_css_url="/static_content/swagger-ui.css",
+            swagger_favicon_url="/static_content/favicon-light-32x32.png",
+        )
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> RedirectResponse:
+        return RedirectResponse("/v1/docs")
 
     @app.exception_handler(NotReady)
     async def not_ready(*_: Any) -> JSONResponse:

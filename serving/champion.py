@@ -7,13 +7,16 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from infra.settings import Settings
 from models.errors import MixLLMError
 from models.manifest import read_manifest
 from models.release import Release
 from serving import metrics
+
+if TYPE_CHECKING:
+    from infra.registry import Registry
 
 log = logging.getLogger("mixllm.champion")
 
@@ -86,10 +89,7 @@ class Champion:
                 self._note(f"registry: {error}")
             self._wake.wait(self.settings.poll_seconds)
 
-    def _follow(self, registry: object, version: str) -> None:
-        from infra.registry import Registry
-
-        assert isinstance(registry, Registry)
+    def _follow(self, registry: Registry, version: str) -> None:
         running = self.running
         if running is not None and running.version == version:
             folder = registry.fetch(

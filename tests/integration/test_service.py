@@ -216,6 +216,11 @@ def test_metrics_and_descriptions_are_there(service: Service) -> None:
     metrics = service.client.get("/metrics").text
     assert re.search(r'mixllm_decisions_total\{llm="sim-\w+",release="\d"\} \d', metrics)
     assert 'mixllm_route_seconds_bucket{le="+Inf",part="encode"}' in metrics
+    page = service.client.get("/", follow_redirects=True)
+    assert page.url.path == "/v1/docs"
+    for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+        assert address.startswith("/"), "the page needs nothing from another host"
+        assert service.client.get(address).status_code == 200
     described = service.client.get("/v1/openapi.json").json()
     assert "/v1/route" in described["paths"]
     release = service.client.get("/v1/release").json()
@@ -279,9 +284,11 @@ def test_a_restart_answers_from_disk_when_the_registry_is_gone(
 
 def test_an_open_address_without_a_key_does_not_start(postgres: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    process, _ = start(tmp_path / "home", postgres, log, MIXLLM_HOST="0.0.0.0")
+    process, port = start(tmp_path / "home", postgres, log, MIXLLM_HOST="0.0.0.0")
     try:
         wait_for(lambda: "refusing to listen on 0.0.0.0 without an API key" in log.read_text())
+        with pytest.raises(httpx.HTTPError):
+            httpx.post(f"http://127.0.0.1:{port}/v1/route", json={"query": "x"}, timeout=2)
     finally:
         stop(process)
 

@@ -37,6 +37,9 @@ def test_it_routes_and_explains(release: Release) -> None:
 
 def test_its_probes_are_its_own(release: Release, release_folder: Path) -> None:
     release.check_probes(release_folder)
+    probes = json.loads((release_folder / "probes" / "probes.json").read_text())
+    routed = [release.route(query).decision.llm for query in probes["queries"]]
+    assert routed == probes["llms"]
 
 
 def test_routing_beats_random_on_unseen_queries(
