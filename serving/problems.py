@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from models.errors import DecisionError
@@ -24,7 +25,7 @@ NAMES = {
     413: "too_large",
     422: "invalid_request",
     500: "internal_error",
-    503: "not_ready",
+    503: "unavailable",
 }
 
 
@@ -56,6 +57,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(DecisionError)
     async def undecided(_: Request, error: DecisionError) -> JSONResponse:
         return problem(422, str(error), error.context.get("param"))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def database(_: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("Postgres: %s", error)
+        return problem(503, "Postgres does not answer; routing goes on, try this again later")
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -112,7 +112,7 @@ def check_not_ready(service: Service) -> None:
     assert service.client.get("/readyz").status_code == 503
     answer = service.client.post("/v1/route", json={"query": "hello"})
     assert answer.status_code == 503
-    assert answer.json()["error"]["type"] == "not_ready"
+    assert answer.json()["error"]["type"] == "unavailable"
 
 
 def test_it_routes_without_what_trains(service: Service) -> None:
@@ -278,6 +278,24 @@ def test_a_restart_answers_from_disk_when_the_registry_is_gone(
             wait_for(lambda: client.get("/readyz").is_success)
             assert client.get("/v1/release").json()["source"] == "disk"
             assert client.post("/v1/route", json={"query": "x"}).status_code == 200
+    finally:
+        stop(process)
+
+
+def test_without_postgres_it_routes_and_says_what_it_cannot_do(
+    service: Service, tmp_path: Path
+) -> None:
+    nowhere = f"postgresql://nobody@127.0.0.1:{free_port()}/none"
+    process, port = start(service.home, nowhere, tmp_path / "log")
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            wait_for(lambda: client.get("/readyz").is_success)
+            assert client.post("/v1/route", json={"query": "x"}).status_code == 200
+            missing = client.get(f"/v1/decisions/{uuid4()}")
+            assert missing.status_code == 503
+            assert "Postgres does not answer" in missing.json()["error"]["message"]
+            waiting = wait_for(lambda: client.get("/v1/release").json()["unwritten_decisions"])
+            assert waiting == 1
     finally:
         stop(process)
 
