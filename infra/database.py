@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -44,7 +46,21 @@ def embedded_postgres(home: Path) -> Any:
     server = get_server(folder)
     if not is_running(server):  # it was killed since this process joined it
         server.ensure_postgres_running()
+    forget_the_dead(server)
     return server
+
+
+def leave_embedded_postgres(server: Any) -> None:
+    """Leave the embedded server; the last living process that does so stops it."""
+    forget_the_dead(server)
+    server.cleanup()
+
+
+def forget_the_dead(server: Any) -> None:
+    """A process that was killed never left; without this the server would wait for it for ever."""
+    joined = server.global_process_id_list.get_and_add(os.getpid())
+    living = {pid for pid in joined if psutil.pid_exists(pid)} | {os.getpid()}
+    server.global_process_id_list.put(sorted(living))
 
 
 def is_running(server: Any) -> bool:

@@ -18,7 +18,14 @@ from typing import IO, Any, Final
 import httpx
 import psutil
 
-from infra.database import connect, database_address, embedded_postgres, is_running, ping
+from infra.database import (
+    connect,
+    database_address,
+    embedded_postgres,
+    is_running,
+    leave_embedded_postgres,
+    ping,
+)
 from infra.settings import Settings
 from models.errors import SettingsError, StoreError
 
@@ -200,7 +207,7 @@ class Stack:
         for child in self._children.values():
             child.wait()
         if self._postgres is not None:
-            self._postgres.cleanup()
+            leave_embedded_postgres(self._postgres)
         for log in self._logs:
             log.close()
         (self.settings.home / STATE_FILE).unlink(missing_ok=True)
