@@ -371,6 +371,11 @@ def change_candidate_with(
         raise UnknownCandidate(f"no candidate {name!r}; {nearest(name, names)}")
     if not known and name in names:
         raise ReleaseError(f"{name!r} is a candidate already; fit it anew: mixllm candidate refit")
+    if data is not None:
+        from models.evaluation_set import read_evaluation_set
+
+        # What is wrong with the data is said before anything starts.
+        read_evaluation_set(data, quarantine).catalog.get(name)
     point_prefect(settings)
     from flows.change_candidate import change_candidate
 
