@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.train_router import RETRIES, embed, fit_one, promote, validate_data
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
-from models.errors import NoRelease, UnknownCandidate, nearest
+from models.errors import NoRelease
 from models.evaluation_set import EvaluationSet, is_test_query
 from models.manifest import read_manifest
 from models.predictors import Predictor
@@ -52,10 +52,7 @@ def register_change(
 
 def rows_of(name: str, data: EvaluationSet) -> EvaluationSet:
     """The training queries that the candidate answered; all it answered where those are too few."""
-    if name not in data.catalog.names:
-        raise UnknownCandidate(
-            f"the catalog of {data.name} has no {name!r}; {nearest(name, data.catalog.names)}"
-        )
+    data.catalog.get(name)  # a name it does not have is an error that gives the nearest
     answered = data.queries["query_id"].isin(
         data.outcomes.loc[data.outcomes["llm"] == name, "query_id"]
     )

@@ -53,11 +53,6 @@ class CompiledPredictors:
         self._first_token = np.array([c.time_to_first_token for c in entries])
         self._speed = np.array([c.tokens_per_second for c in entries])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes the arrays take."""
-        return sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
-
     def estimate(self, inputs: QueryInputs, waiting: np.ndarray | None = None) -> Estimates:
         """Estimates (n, L) for n queries; waiting: (L,) seconds, 0 unless given."""
         count = len(self.candidates)

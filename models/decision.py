@@ -115,13 +115,17 @@ class Wishes(BaseModel):
 
 @dataclass(frozen=True)
 class Decision:
-    """One routing. The (L,) arrays cover every candidate, ``allowed`` marks the permitted."""
+    """One routing. The (L,) arrays cover every candidate, ``allowed`` marks the permitted,
+    ``ranking`` is what was highest for the choice: the score, or with ``min_quality`` the cost's
+    negative."""
 
     candidates: list[str]
     choice: int
     propensity: float
     willingness_to_pay: float
+    wishes: Wishes
     allowed: np.ndarray
+    ranking: np.ndarray
     estimates: Estimates
     terms: Terms
 
@@ -161,7 +165,9 @@ def decide(
         choice=choice,
         propensity=1.0,
         willingness_to_pay=wtp,
+        wishes=wishes,
         allowed=permitted,
+        ranking=ranked,
         estimates=estimates[0],
         terms=Terms(*(term[0] for term in vars(terms).values())),
     )
@@ -197,20 +203,21 @@ def _grant(
 
 def explain(decision: Decision) -> dict[str, Any]:
     """Why this candidate, who came second, and what would have changed it."""
-    order = [
-        int(i) for i in np.argsort(-decision.terms.total, kind="stable") if decision.allowed[i]
-    ]
+    ranked = np.argsort(-decision.ranking, kind="stable")
+    order = [int(i) for i in ranked if decision.allowed[i]]
     second = order[1] if len(order) > 1 else None
     margin = None
     if second is not None:
         margin = float(decision.terms.total[order[0]] - decision.terms.total[second])
+    # A choice by least cost does not hang on the willingness to pay.
+    by_cost = decision.wishes.min_quality is not None
     return {
         "scores": [_row(decision, i) for i in order],
         "runner_up": None if second is None else decision.candidates[second],
         "margin": margin,
         "would_change": {
-            "cheaper_below": _switch(decision, cheaper=True),
-            "dearer_above": _switch(decision, cheaper=False),
+            "cheaper_below": None if by_cost else _switch(decision, cheaper=True),
+            "dearer_above": None if by_cost else _switch(decision, cheaper=False),
         },
         "why": why(decision, second),
     }

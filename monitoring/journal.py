@@ -94,7 +94,7 @@ class Journal:
         while not self._stop.wait(backoff):
             try:
                 well = self.flush()
-            except OSError as error:  # a full disk, say: the rows are in the open segment still
+            except Exception as error:  # a full disk, say: this thread must outlive it, rows wait
                 self.last_error, well = str(error), False
                 log.error("journal: %s", error)
             backoff = (
@@ -115,10 +115,10 @@ class Journal:
         with self._lock:
             if self._rows_open == 0:
                 return
-            self._segment.close()
+            old, self._segment = self._segment, self._open_segment()  # a full disk keeps the old
+            old.close()
             self._rows_waiting += self._rows_open
             self._rows_open = 0
-            self._segment = self._open_segment()
 
     def _insert_segment(self, path: Path) -> bool:
         rows = read_segment(path)

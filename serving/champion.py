@@ -92,9 +92,8 @@ class Champion:
     def _follow(self, registry: Registry, version: str) -> None:
         running = self.running
         if running is not None and running.version == version:
-            folder = registry.fetch(
-                version
-            )  # the disk's copy, if the registry still means that one
+            # The disk's copy, if the registry still means that one.
+            folder = registry.fetch(version)
             if running.source == "disk":
                 if read_manifest(folder).digest == running.release.digest:
                     self.running = Running(running.release, version, "registry", running.since)

@@ -144,7 +144,10 @@ class ServiceState:
         )
 
     def _keep(self, row: dict[str, Any]) -> None:
-        self.journal.append(row)
+        try:
+            self.journal.append(row)
+        except OSError as error:  # a full disk is not the caller's outage
+            log.error("decision %s could not be kept: %s", row["id"], error)
         metrics.waiting.set(self.journal.waiting)
         with self._recent_lock:
             self._recent[row["id"]] = row

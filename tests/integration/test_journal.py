@@ -184,3 +184,22 @@ def test_only_what_privacy_allows_is_stored(
     assert stored["scores"][stored["llm"]]["score"] == max(
         scores["score"] for scores in stored["scores"].values()
     )
+
+
+def test_a_disk_that_takes_no_new_file_loses_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, database.insert, flush_seconds=0.05)
+    journal.append(row(1))
+    with monkeypatch.context() as full:
+
+        def refuse() -> None:
+            raise OSError("no space left on device")
+
+        full.setattr(journal, "_open_segment", refuse)
+        with pytest.raises(OSError, match="no space left"):
+            journal.flush()
+        journal.append(row(2))
+    assert journal.flush()
+    assert count_decisions(database.engine) == 2
+    journal.close()

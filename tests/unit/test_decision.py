@@ -143,3 +143,14 @@ def test_wishes_that_nobody_grants_say_how_near_the_nearest_is(
 def test_wishes_that_make_no_sense_are_refused(wishes: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Wishes(**wishes)
+
+
+def test_a_choice_by_least_cost_is_explained_as_one() -> None:
+    told = explain(
+        decide(
+            NAMES, estimates(), DecisionDefaults(willingness_to_pay=10.0), Wishes(min_quality=0.6)
+        )
+    )
+    assert [row["llm"] for row in told["scores"]] == ["middle", "large"]
+    assert told["runner_up"] == "large"
+    assert told["would_change"] == {"cheaper_below": None, "dearer_above": None}
