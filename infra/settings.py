@@ -48,6 +48,22 @@ class Settings(BaseSettings):
     flush_seconds: float = Field(
         default=0.5, gt=0, description="How often decisions are written to Postgres."
     )
+    tagger_url: str | None = Field(
+        default=None, description="The llm tagger's OpenAI-compatible endpoint, /v1 included."
+    )
+    tagger_model: str | None = Field(
+        default=None, description="The llm tagger's model, or the instag tagger's folder or name."
+    )
+    tagger_key: SecretStr | None = Field(default=None, description="The llm tagger's API key.")
+    tagger_input_price: float | None = Field(
+        default=None, ge=0, description="USD per million prompt tokens of the llm tagger."
+    )
+    tagger_output_price: float | None = Field(
+        default=None, ge=0, description="USD per million response tokens of the llm tagger."
+    )
+    tagger_concurrency: int = Field(
+        default=8, ge=1, description="Requests of the llm tagger at a time."
+    )
     encoder_threads: int = Field(
         default=1, ge=1, description="ONNX Runtime threads for one query in the service."
     )

@@ -1,4 +1,4 @@
-"""Domains: clusters of queries, named by their telling words."""
+"""Domains: clusters of tags, and where the queries of each lie in the encoder's space."""
 
 from __future__ import annotations
 
@@ -11,56 +11,68 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from models.errors import ReleaseError
+from models.tag_clusters import TagClusters
+from models.tags import Tags
+from models.unseen import UnseenScore
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 CONFIG_FILE: Final = "domains.json"
 ARRAYS_FILE: Final = "domains.safetensors"
 FILES: Final = (CONFIG_FILE, ARRAYS_FILE)
-DOMAINS: Final = 20
-# A cluster of fewer queries than this on average tells nothing.
-QUERIES_PER_DOMAIN: Final = 25
-NAME_WORDS: Final = 3
+UNKNOWN: Final = "unknown"
 
 
 class Domains:
-    """k-means clusters of embeddings.
+    """Where the domains lie in one encoder's space, and how far from all of them is too far.
 
-    Learned: centroids_ (k, d) float32, unit rows; names_ (k,); sizes_ (k,) training queries.
+    Learned: names_ (k,); centroids_ (k, d) float32, unit rows; sizes_ (k,) training queries;
+    unknown_ training queries without a domain; clusters_ (the tags'); unseen_ (``UnseenScore``).
     """
 
-    def __init__(self, count: int = DOMAINS, seed: int = 0) -> None:
-        self.count = count
-        self.seed = seed
-
-    def fit(self, embeddings: np.ndarray, queries: Sequence[str]) -> Domains:
-        """embeddings: (n, d), the queries' own."""
-        from sklearn.cluster import KMeans
-
-        k = max(1, min(self.count, len(queries) // QUERIES_PER_DOMAIN))
-        clusters = KMeans(k, n_init=4, random_state=self.seed).fit(embeddings)
-        centroids = clusters.cluster_centers_
-        lengths = np.linalg.norm(centroids, axis=1, keepdims=True)
-        self.centroids_ = (centroids / np.maximum(lengths, 1e-9)).astype(np.float32)
-        assigned = self.assign(embeddings)
-        self.sizes_ = np.bincount(assigned, minlength=k)
-        self.names_ = telling_words(queries, assigned, k)
+    def fit(self, embeddings: np.ndarray, tags: Sequence[Tags], clusters: TagClusters) -> Domains:
+        """embeddings: (n, d), the training queries'. tags: theirs, normal. Domains without a query
+        are left out; where no query has one, all queries are one domain named ``unknown``."""
+        assigned = clusters.assign(tags)
+        self.clusters_ = clusters
+        self.unknown_ = int((assigned < 0).sum())
+        if not (assigned >= 0).any():
+            assigned = np.zeros_like(assigned)
+        found = np.unique(assigned[assigned >= 0])
+        self.names_ = [clusters.names_[c] if clusters.names_ else UNKNOWN for c in found]
+        self.sizes_ = np.array([(assigned == c).sum() for c in found])
+        means = np.stack([embeddings[assigned == c].mean(axis=0) for c in found])
+        lengths = np.linalg.norm(means, axis=1, keepdims=True)
+        self.centroids_ = (means / np.maximum(lengths, 1e-9)).astype(np.float32)
+        self.unseen_ = UnseenScore().fit(embeddings)
         return self
 
     def assign(self, embeddings: np.ndarray) -> np.ndarray:
         """(n,) index of each embedding's nearest domain."""
         return np.asarray(np.argmax(embeddings @ self.centroids_.T, axis=1))
 
+    def place(self, embedding: np.ndarray) -> tuple[str, float]:
+        """One query's domain and unseen score (1 is the threshold); ``unknown`` beyond it."""
+        score = float(self.unseen_.score(embedding[None])[0])
+        nearest = self.names_[int(self.assign(embedding[None])[0])]
+        return (UNKNOWN if score > 1 else nearest), score
+
     def save(self, folder: Path) -> None:
         """Write ``domains.json`` and ``domains.safetensors``."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"centroids": self.centroids_}, folder / ARRAYS_FILE)
+        save_file({"centroids": self.centroids_, **self.unseen_.arrays}, folder / ARRAYS_FILE)
         config = {
             "format_version": FORMAT_VERSION,
             "names": self.names_,
             "sizes": self.sizes_.tolist(),
-            "seed": self.seed,
+            "unknown": self.unknown_,
+            "seed": self.clusters_.seed,
+            "telling_tags": self.clusters_.names_,
+            "tags": {
+                tag: [cluster, round(self.clusters_.weights_[tag], 6)]
+                for tag, cluster in self.clusters_.cluster_.items()
+            },
         }
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Domains:
@@ -69,34 +81,18 @@ class Domains:
         if config.get("format_version") != FORMAT_VERSION:
             raise ReleaseError(
                 f"{folder / CONFIG_FILE}: format {config.get('format_version')!r}; this version "
-                f"reads {FORMAT_VERSION}"
+                f"reads {FORMAT_VERSION}; train the release again"
             )
-        domains = cls(len(config["names"]), config["seed"])
-        domains.centroids_ = load_file(folder / ARRAYS_FILE)["centroids"]
+        clusters = TagClusters(len(config["telling_tags"]), config["seed"])
+        clusters.names_ = config["telling_tags"]
+        clusters.cluster_ = {tag: cluster for tag, (cluster, _) in config["tags"].items()}
+        clusters.weights_ = {tag: weight for tag, (_, weight) in config["tags"].items()}
+        domains = cls()
+        arrays = load_file(folder / ARRAYS_FILE)
+        domains.centroids_ = arrays.pop("centroids")
+        domains.unseen_ = UnseenScore.of(arrays)
+        domains.clusters_ = clusters
         domains.names_ = config["names"]
         domains.sizes_ = np.array(config["sizes"])
+        domains.unknown_ = config["unknown"]
         return domains
-
-
-def telling_words(queries: Sequence[str], assigned: np.ndarray, count: int) -> list[str]:
-    """Each cluster's name: the words with the highest TF-IDF when a cluster is one document."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    documents = [
-        " ".join(query for query, c in zip(queries, assigned, strict=True) if c == cluster)
-        for cluster in range(count)
-    ]
-    vectorizer = TfidfVectorizer(
-        stop_words="english", sublinear_tf=True, token_pattern=r"[^\W\d_]{3,}"
-    )
-    try:
-        weights = vectorizer.fit_transform(documents).toarray()
-    except ValueError:  # no word at all, say only numbers
-        return [f"domain {cluster}" for cluster in range(count)]
-    words = vectorizer.get_feature_names_out()
-    names: list[str] = []
-    for cluster in range(count):
-        top = np.argsort(-weights[cluster], kind="stable")[:NAME_WORDS]
-        name = ", ".join(words[i] for i in top if weights[cluster, i] > 0) or f"domain {cluster}"
-        names.append(name if name not in names else f"{name} ({cluster})")
-    return names

@@ -4,6 +4,7 @@ MixLLMError
 ├── CatalogError
 ├── EvaluationSetError
 ├── EncoderError
+├── TaggingError
 ├── ReleaseError
 │   ├── DigestMismatch
 │   └── NoRelease
@@ -41,6 +42,10 @@ class EvaluationSetError(MixLLMError):
 
 class EncoderError(MixLLMError):
     """The encoder could not be loaded or run."""
+
+
+class TaggingError(MixLLMError):
+    """The queries could not be tagged."""
 
 
 class ReleaseError(MixLLMError):

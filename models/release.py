@@ -48,11 +48,13 @@ class Timings:
 
 @dataclass(frozen=True)
 class Routing:
-    """One query's decision, with what it was made from. embedding: (d,) float32."""
+    """One query's decision, with what it was made from. embedding: (d,) float32. unseen_score: how
+    far the query lies from all training queries; above 1 its domain is ``unknown``."""
 
     decision: Decision
     embedding: np.ndarray
     domain: str
+    unseen_score: float
     timings: Timings
 
 
@@ -139,12 +141,13 @@ class Release:
         t2 = time.perf_counter()
         inputs = QueryInputs(embeddings, query_forms([query]), np.array([tokens.count]))
         estimates = self.compiled.estimate(inputs)
-        domain = self.domains.names_[int(self.domains.assign(embeddings)[0])]
+        domain, unseen = self.domains.place(embeddings[0])
         t3 = time.perf_counter()
         allowed = self.fitting(estimates, allowed)
         decision = decide(self.candidates, estimates, self.manifest.defaults, wishes, allowed)
         t4 = time.perf_counter()
-        return Routing(decision, embeddings[0], domain, Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3))
+        timings = Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3)
+        return Routing(decision, embeddings[0], domain, unseen, timings)
 
     def allowed(self, wishes: Wishes, disabled: frozenset[str]) -> np.ndarray:
         """(L,) bool: enabled, among the wished-for, with the abilities. Raises DecisionError."""
@@ -205,7 +208,7 @@ def build_release(
     compiled = CompiledPredictors(ordered, catalog, defaults.deviation_scale)
     _save_probes(folder, compiled, defaults, probes)
     manifest = Manifest(
-        encoder=pin("mixllm-encoder", folder, "encoder", digest, encoder_module.FILES),
+        encoder=pin("mixllm-encoder", folder, "encoder", digest, _encoder_files(folder)),
         domains=pin("mixllm-domains", folder, "domains", digest, domains_module.FILES),
         probes=pin("mixllm-router", folder, "probes", digest, PROBE_FILES),
         predictors=pins,
@@ -258,6 +261,12 @@ def change_release(
     )
     manifest.write(folder)
     return manifest
+
+
+def _encoder_files(root: Path) -> tuple[str, ...]:
+    """What the encoder computes with, and what its build says of it."""
+    told = (encoder_module.CARD_FILE, encoder_module.REPORT_FILE)
+    return (*encoder_module.FILES, *(f for f in told if (root / "encoder" / f).is_file()))
 
 
 def _now() -> str:

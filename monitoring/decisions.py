@@ -68,6 +68,7 @@ def decision_row(
         "propensity": decision.propensity,
         "willingness_to_pay": decision.willingness_to_pay,
         "domain": routing.domain,
+        "unseen_score": round(routing.unseen_score, 6),
         "embedding": base64.b64encode(routing.embedding.astype("<f4").tobytes()).decode(),
         "scores": scores_of(decision),
         "fallback": None,
@@ -92,6 +93,7 @@ def fallback_row(
         "propensity": 1.0,
         "willingness_to_pay": willingness_to_pay,
         "domain": None,
+        "unseen_score": None,
         "embedding": None,
         "scores": {},
         "fallback": reason,
@@ -128,6 +130,7 @@ def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
     embedding = row["embedding"]
     return {
+        "unseen_score": None,  # rows of a journal that an older version left
         **row,
         "id": UUID(row["id"]),
         "decided_at": datetime.fromisoformat(row["decided_at"]),

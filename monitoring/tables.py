@@ -40,6 +40,7 @@ decisions = Table(
     Column("query_sha256", Text, comment="Only where store_queries is full or hash."),
     Column("query_characters", Integer, nullable=False),
     Column("domain", Text),
+    Column("unseen_score", Double, comment="Above 1 the query is of no known domain."),
     Column("embedding", LargeBinary, comment="float32, little-endian; null when routing failed."),
     Column("scores", JSONB, nullable=False, comment="Each candidate's score and its terms."),
     Column("fallback", Text, comment="Why the decision is not the router's own."),

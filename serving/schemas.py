@@ -38,7 +38,10 @@ class RouteResponse(BaseModel):
     propensity: float = Field(description="The probability with which this LLM was chosen.")
     willingness_to_pay: float
     predicted: Predicted | None = Field(description="Null when the choice is a fallback.")
-    domain: str | None
+    domain: str | None = Field(description='"unknown" for a query unlike all training queries.')
+    unseen_score: float | None = Field(
+        description="Distance from the training queries; 1 is the threshold of unknown."
+    )
     release: str | None = Field(description="The release's version in the registry.")
     fallback: str | None = Field(description="Why the router could not decide itself, if so.")
     explanation: dict[str, Any] | None = None
@@ -56,6 +59,7 @@ class DecisionResponse(BaseModel):
     query_sha256: str | None
     query_characters: int
     domain: str | None
+    unseen_score: float | None
     scores: dict[str, Any]
     fallback: str | None
     release_version: str | None

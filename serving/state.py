@@ -139,6 +139,7 @@ class ServiceState:
             willingness_to_pay=wtp,
             predicted=None,
             domain=None,
+            unseen_score=None,
             release=running.version,
             fallback=reason,
         )
@@ -186,6 +187,7 @@ def answer(routing: Routing, version: str, identity: str, explained: bool) -> Ro
             response_tokens=float(estimates.response_tokens[i]),
         ),
         domain=routing.domain,
+        unseen_score=routing.unseen_score,
         release=version,
         fallback=None,
         explanation=explain(decision) if explained else None,

@@ -24,6 +24,8 @@ from models.manifest import DataSource
 from models.predictors import Predictor
 from models.release import PROBES, build_release
 from models.simulated import simulated_evaluation_set
+from models.tagging import TaggedQueries, tagged_queries
+from models.tags import KeyphraseTagger
 from models.training import fit_predictor
 from monitoring.schema import migrate
 
@@ -85,11 +87,18 @@ def predictors(
 
 
 @pytest.fixture(scope="session")
+def tagged(split: tuple[EvaluationSet, EvaluationSet], encoder: OnnxEncoder) -> TaggedQueries:
+    queries = split[0].queries["query"].tolist()
+    return tagged_queries(queries, KeyphraseTagger().fit(queries).tag(queries), encoder, count=8)
+
+
+@pytest.fixture(scope="session")
 def release_folder(
     tmp_path_factory: pytest.TempPathFactory,
     split: tuple[EvaluationSet, EvaluationSet],
     train_inputs: QueryInputs,
     predictors: list[Predictor],
+    tagged: TaggedQueries,
     encoder_folder: Path,
 ) -> Path:
     """A release of the simulated set. Copy it before changing it."""
@@ -99,7 +108,7 @@ def release_folder(
     queries = train.queries["query"].tolist()
     build_release(
         folder,
-        Domains(count=5).fit(train_inputs.embeddings, queries),
+        Domains().fit(train_inputs.embeddings, tagged.tags.tags, tagged.clusters),
         predictors,
         train.catalog,
         choose_defaults(training_rows(predictors, train, train_inputs, train.catalog)),
