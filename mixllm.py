@@ -34,6 +34,16 @@ Data = Annotated[Path, typer.Option(help="An evaluation set's folder.")]
 Quarantine = Annotated[
     Path | None, typer.Option(help="Set bad rows aside in this file (JSON Lines) and go on.")
 ]
+Encoder = Annotated[
+    str | None, typer.Option(help="fine-tune, frozen, or reuse (the champion's).", metavar="MODE")
+]
+Tagger = Annotated[
+    str | None, typer.Option(help="keyphrase (no LLM), instag, or llm.", metavar="KIND")
+]
+Domains = Annotated[str | None, typer.Option(help="Clusters of tags: a number, or auto.")]
+Tuning = Annotated[
+    Path | None, typer.Option(help="YAML with settings of the tuning; mixllm schema lists them.")
+]
 
 
 def main() -> None:
@@ -122,7 +132,9 @@ def ingest(
     )
 
 
-def train_with(data: Path, promote: bool, quarantine: Path | None = None) -> dict[str, Any]:
+def train_with(
+    data: Path, promote: bool, quarantine: Path | None = None, **options: Any
+) -> dict[str, Any]:
     """Run the training flow in this process; on the stack's Prefect server where it runs."""
     from models.evaluation_set import read_evaluation_set
 
@@ -134,8 +146,28 @@ def train_with(data: Path, promote: bool, quarantine: Path | None = None) -> dic
         data=str(data.resolve()),
         promote_release=promote,
         quarantine=str(quarantine) if quarantine else None,
+        **options,
     )
     return result
+
+
+def options_of(
+    tuning: Path | None,
+    encoder: str | None = None,
+    tagger: str | None = None,
+    domains: str | None = None,
+) -> dict[str, Any]:
+    """Plain training options, checked. Raises SettingsError."""
+    from models.training_options import read_options, read_tuning
+
+    given = {
+        "encoder": encoder,
+        "tagger": tagger,
+        "domains": int(domains) if domains and domains.isdigit() else domains,
+        "tuning": read_tuning(tuning),
+    }
+    read_options(**given)
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def point_prefect(settings: Settings) -> None:
@@ -151,9 +183,14 @@ def train(
     data: Data,
     promote: Annotated[bool, typer.Option("--promote", help="Make the release champion.")] = False,
     quarantine: Quarantine = None,
+    encoder: Encoder = None,
+    tagger: Tagger = None,
+    domains: Domains = None,
+    tuning: Tuning = None,
 ) -> None:
     """Train a router, evaluate it on unseen queries and register it as a release."""
-    result = train_with(data, promote, quarantine)
+    options = options_of(tuning, encoder, tagger, domains)
+    result = train_with(data, promote, quarantine, **options)
     show_measures(result["results"])
     state = "champion" if promote else f"challenger; promote it: mixllm promote {result['version']}"
     console.print(f"release {result['version']} registered, {state}")
@@ -174,12 +211,17 @@ def evaluate(
     plot: Annotated[Path | None, typer.Option(help="The cost–quality plot (.png or .svg).")] = None,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the latency penalty.")] = 0.0,
     quarantine: Quarantine = None,
+    encoder: Encoder = None,
+    tagger: Tagger = None,
+    domains: Domains = None,
+    tuning: Tuning = None,
 ) -> None:
     """Measure the router on unseen queries, beside every baseline; registers nothing."""
     from models.evaluation import evaluate as measure
     from models.plots import plot_curves
 
-    training, test, inputs, predictors = fitted(data, test_data, quarantine)
+    options = options_of(tuning, encoder, tagger, domains)
+    training, test, inputs, predictors = fitted(data, test_data, quarantine, options)
     evaluation = measure(training, inputs[0], test, inputs[1], predictors, beta)
     for path in (out, choices, *([plot] if plot else [])):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,13 +242,15 @@ def calibrate(
         float | None, typer.Option(min=0, help="Keep this share of the best LLM's quality.")
     ] = None,
     quarantine: Quarantine = None,
+    encoder: Encoder = None,
+    tuning: Tuning = None,
 ) -> None:
     """Find the willingness to pay for a target, and what to expect of it on unseen queries."""
     from models import calibration
     from models.compiled import CompiledPredictors
     from models.evaluation_set import comparable
 
-    training, test, inputs, predictors = fitted(data, None, quarantine)
+    training, test, inputs, predictors = fitted(data, None, quarantine, options_of(tuning, encoder))
     names, kept, notes = comparable(training, test)
     predictors = [p for p in predictors if p.llm in names]
     rows = calibration.training_rows(predictors, training, inputs[0], training.catalog)
@@ -230,31 +274,37 @@ def calibrate(
         console.print(f"note: {note}")
 
 
-def fitted(data: Path, test_data: Path | None, quarantine: Path | None) -> Any:
+def fitted(
+    data: Path, test_data: Path | None, quarantine: Path | None, given: dict[str, Any]
+) -> Any:
     """(training set, test set, inputs of both, predictors fitted on the first)."""
-    from infra.encoders import prepared_encoder
-    from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
+    from infra import training_steps
+    from models.encoder import encoder_digest
     from models.evaluation_set import read_evaluation_set
-    from models.inputs import read_queries
     from models.training import fit_predictor
+    from models.training_options import read_options
 
     first = read_evaluation_set(data, quarantine)
     training, test = first.split() if test_data is None else (first, read_evaluation_set(test_data))
-    settings = read_settings()
-    folder = prepared_encoder(settings.home)
-    encoder = OnnxEncoder(folder, threads=os.cpu_count() or 2)
-    cache = EmbeddingCache(settings.home / "embeddings", encoder)
+    settings, options = settings_with_stack(), read_options(**given)
+    queries = training.queries["query"].tolist()
+    tagged = None
+    if options.needs_domains:
+        with progress_bar("tagging", len(queries)) as advance:
+            tagged = training_steps.tag(queries, options, settings, advance)
+    with progress_bar(f"{options.encoder} encoder", 100, "%") as advance:
+        folder = training_steps.encoder_folder(training, tagged, options, settings, advance)
     inputs = []
     for name, part in (("training", training), ("test", test)):
         queries = part.queries["query"].tolist()
         with progress_bar(f"embedding {name} queries", len(queries)) as advance:
-            inputs.append(read_queries(queries, encoder, cache, advance))
+            inputs.append(training_steps.embed(queries, folder, settings, advance))
     digest = encoder_digest(folder)
     predictors = [fit_predictor(llm, training, inputs[0], digest) for llm in training.candidates]
     return training, test, inputs, predictors
 
 
-def progress_bar(label: str, total: int) -> Any:
+def progress_bar(label: str, total: int, unit: str = "query") -> Any:
     """A context whose value advances a progress bar on standard error."""
     from contextlib import contextmanager
 
@@ -262,7 +312,7 @@ def progress_bar(label: str, total: int) -> Any:
 
     @contextmanager
     def bar() -> Any:
-        with tqdm(total=total, desc=label, unit="query", file=sys.stderr) as shown:
+        with tqdm(total=total, desc=label, unit=unit, file=sys.stderr) as shown:
             yield shown.update
 
     return bar()
@@ -283,6 +333,47 @@ def show_measures(results: dict[str, Any]) -> None:
     console.print(table)
     for note in results["notes"]:
         console.print(f"note: {note}")
+
+
+@app.command("audit-tags")
+def audit_tags(
+    data: Data,
+    stress: Annotated[
+        bool, typer.Option("--stress", help="Also tune and measure without tags; takes long.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the plot.")] = Path("audit"),
+    quarantine: Quarantine = None,
+    tagger: Tagger = None,
+    domains: Domains = None,
+    tuning: Tuning = None,
+) -> None:
+    """Say which queries have tags, how large and how pure the domains are."""
+    from rich.markdown import Markdown
+
+    from models.evaluation_set import read_evaluation_set
+
+    options = options_of(tuning, None, tagger, domains)
+    read_evaluation_set(data, quarantine)
+    point_prefect(settings_with_stack())
+    from flows.audit_tags import audit_flow
+
+    result = audit_flow(
+        str(data.resolve()),
+        stress,
+        str(out.resolve()),
+        str(quarantine) if quarantine else None,
+        **options,
+    )
+    console.print(Markdown((out / "audit.md").read_text()))
+    console.print(f"written to {out}; MLflow run {result['run']}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the training options, the tuning's settings included."""
+    from models.training_options import TrainingOptions
+
+    print(json.dumps(TrainingOptions.model_json_schema(), indent=2))
 
 
 @app.command()

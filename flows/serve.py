@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import serve
 
+from flows.audit_tags import audit_flow
 from flows.change_candidate import change_candidate
 from flows.train_router import train_router
 
@@ -19,6 +20,12 @@ def main() -> None:
         change_candidate.to_deployment(
             name="change-candidate",
             description="Add, refit or remove one candidate; every other predictor stays.",
+            tags=["mixllm"],
+            concurrency_limit=1,
+        ),
+        audit_flow.to_deployment(
+            name="audit-tags",
+            description="Tag and cluster an evaluation set's queries, and say what that is worth.",
             tags=["mixllm"],
             concurrency_limit=1,
         ),

@@ -20,21 +20,23 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import unmapped
 
-from infra.encoders import prepared_encoder
+from infra import training_steps
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
 from models.calibration import choose_defaults, training_rows
 from models.catalog import Catalog
 from models.domains import Domains
-from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
+from models.encoder import encoder_digest
 from models.evaluation import Evaluation, evaluate, headline, measures_table
 from models.evaluation_set import EvaluationSet, read_evaluation_set
-from models.inputs import QueryInputs, read_queries
+from models.inputs import QueryInputs
 from models.manifest import DataSource
 from models.plots import plot_curves
 from models.predictors import Predictor
 from models.release import PROBES, build_release
+from models.tagging import TaggedQueries
 from models.training import fit_predictor
+from models.training_options import TrainingOptions, read_options
 
 # Fitting is NumPy work that uses every core by itself; more threads only share them out.
 WORKERS: Final = 2
@@ -58,22 +60,38 @@ def validate_data(data: Path, quarantine: Path | None) -> EvaluationSet:
     return evaluation_set
 
 
-@task(name="prepare encoder", cache_policy=NO_CACHE)
-def prepare_encoder(settings: Settings) -> Path:
-    """The encoder's folder; exported when it is not there yet."""
-    return prepared_encoder(settings.home)
+@task(name="tag", cache_policy=NO_CACHE)
+def tag(data: EvaluationSet, options: TrainingOptions, settings: Settings) -> TaggedQueries:
+    """Tags and domains of every query; only queries never seen are tagged."""
+    queries = data.queries["query"].tolist()
+    with progress_artifact("tagging", len(queries)) as advance:
+        tagged = training_steps.tag(queries, options, settings, advance)
+    get_run_logger().info(
+        "%d tags, %d domains, %.1f %% of the queries without a domain",
+        len(tagged.tags.names),
+        len(tagged.clusters.names_),
+        100 * float((tagged.domains < 0).mean()),
+    )
+    return tagged
+
+
+@task(name="encoder", cache_policy=NO_CACHE)
+def make_encoder(
+    data: EvaluationSet, tagged: TaggedQueries, options: TrainingOptions, settings: Settings
+) -> Path:
+    """The encoder's folder: frozen, the champion's, or tuned on these queries."""
+    with progress_artifact("encoder", 100, "per cent") as advance:
+        folder = training_steps.encoder_folder(data, tagged, options, settings, advance)
+    get_run_logger().info("%s encoder at %s", options.encoder, folder)
+    return folder
 
 
 @task(name="embed", cache_policy=NO_CACHE)
 def embed(data: EvaluationSet, encoder_folder: Path, settings: Settings) -> QueryInputs:
     """Predictor inputs of every query; embeddings come from the cache where they can."""
-    encoder = OnnxEncoder(encoder_folder, threads=WORKERS)
-    cache = EmbeddingCache(settings.home / "embeddings", encoder)
     queries = data.queries["query"].tolist()
     with progress_artifact("embedding", len(queries)) as advance:
-        inputs = read_queries(queries, encoder, cache, advance)
-    get_run_logger().info("%d queries embedded, the rest from the cache", cache.embedded)
-    return inputs
+        return training_steps.embed(queries, encoder_folder, settings, advance)
 
 
 @task(name="fit predictor", task_run_name="fit {llm}", cache_policy=NO_CACHE)
@@ -87,6 +105,7 @@ def assemble(
     folder: Path,
     encoder_folder: Path,
     train: EvaluationSet,
+    tagged: TaggedQueries,
     inputs: QueryInputs,
     predictors: list[Predictor],
 ) -> None:
@@ -95,7 +114,7 @@ def assemble(
     queries = train.queries["query"].tolist()
     build_release(
         folder,
-        Domains().fit(inputs.embeddings, queries),
+        Domains().fit(inputs.embeddings, tagged.tags.tags, tagged.clusters),
         predictors,
         train.catalog,
         choose_defaults(training_rows(predictors, train, inputs, train.catalog)),
@@ -125,7 +144,11 @@ def evaluate_release(
 
 @task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
 def register(
-    folder: Path, evaluation: Evaluation, predictors: list[Predictor], settings: Settings
+    folder: Path,
+    evaluation: Evaluation,
+    predictors: list[Predictor],
+    options: TrainingOptions,
+    settings: Settings,
 ) -> str:
     """Register the release and its parts in MLflow; returns the router's version."""
     results = evaluation.results
@@ -145,6 +168,8 @@ def register(
                 "test_queries": results["test_queries"],
                 "candidates": len(predictors),
                 "predictor_family": "ridge",
+                "encoder": options.encoder,
+                "tagger": options.tagger,
             },
             metrics=headline(results),
             reports=reports,
@@ -168,38 +193,46 @@ def promote(version: str, champion: bool, settings: Settings) -> None:
     validate_parameters=False,
 )
 def train_router(
-    data: str, promote_release: bool = False, quarantine: str | None = None
+    data: str,
+    promote_release: bool = False,
+    quarantine: str | None = None,
+    encoder: str | None = None,
+    tagger: str | None = None,
+    domains: int | str | None = None,
+    tuning: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train on an evaluation set's training queries, evaluate on its test queries, register.
 
     data: an evaluation set's folder. promote_release: make the release champion; else challenger.
-    quarantine: a file for bad rows. Returns {"version", "results"}.
+    quarantine: a file for bad rows. encoder, tagger, domains, tuning: see ``TrainingOptions``.
+    Returns {"version", "results"}.
     """
+    options = read_options(encoder=encoder, tagger=tagger, domains=domains, tuning=tuning)
     settings = read_settings()
     whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
     train, test = whole.split()
-    encoder_folder = prepare_encoder(settings)
-    encoder = encoder_digest(encoder_folder)
+    tagged = tag(train, options, settings)
+    encoder_folder = make_encoder(train, tagged, options, settings)
     train_inputs = embed(train, encoder_folder, settings)
     test_inputs = embed(test, encoder_folder, settings)
     predictors = fit_one.map(
-        train.candidates, unmapped(train), unmapped(train_inputs), encoder
+        train.candidates, unmapped(train), unmapped(train_inputs), encoder_digest(encoder_folder)
     ).result()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "release"
-        assemble(folder, encoder_folder, train, train_inputs, predictors)
+        assemble(folder, encoder_folder, train, tagged, train_inputs, predictors)
         evaluation = evaluate_release(train, train_inputs, test, test_inputs, predictors)
-        version = register(folder, evaluation, predictors, settings)
+        version = register(folder, evaluation, predictors, options, settings)
     promote(version, promote_release, settings)
     get_run_logger().info("registered release %s", version)
     return {"version": version, "results": evaluation.results}
 
 
 @contextmanager
-def progress_artifact(name: str, total: int) -> Any:
+def progress_artifact(name: str, total: int, unit: str = "queries") -> Any:
     """A function that moves a Prefect progress bar on by so many items."""
     artifact = create_progress_artifact(
-        progress=0.0, key=name, description=f"{name}: {total} queries"
+        progress=0.0, key=name, description=f"{name}: {total} {unit}"
     )
     done = shown = 0
 

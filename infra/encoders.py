@@ -2,19 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 
-from models.encoder import CONFIG_FILE
-from models.encoder_export import PACKAGED_WEIGHTS_SHA256, export_encoder, packaged_model_folder
+from models.encoder import CONFIG_FILE, INT8
+from models.encoder_export import (
+    PACKAGED_WEIGHTS_SHA256,
+    export_encoder,
+    packaged_model_folder,
+    quantise_encoder,
+)
+from models.tuning_data import TuningData
+from models.tuning_settings import TuningSettings
 
 
 def prepared_encoder(home: Path) -> Path:
-    """The packaged encoder's folder under home; exported once, by one process."""
+    """The packaged encoder's float32 folder under home; exported once, by one process."""
     folder = home / "encoders" / PACKAGED_WEIGHTS_SHA256[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.parent / ".lock"):
+    with _lock(folder):
         if not (folder / CONFIG_FILE).is_file():
-            export_encoder(packaged_model_folder(), folder)
+            from models.tunable import load_pretrained
+
+            export_encoder(*load_pretrained(packaged_model_folder()), folder)
     return folder
+
+
+def clustering_encoder(home: Path) -> Path:
+    """The packaged encoder's int8 folder: what tags are compared and clustered by."""
+    source = prepared_encoder(home)
+    folder = source.with_name(f"{source.name}-{INT8}")
+    with _lock(folder):
+        if not (folder / CONFIG_FILE).is_file():
+            quantise_encoder(source, folder)
+    return folder
+
+
+def built_encoder(
+    home: Path,
+    data: TuningData,
+    settings: TuningSettings,
+    tune: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The encoder of these data and settings; built unless it is there, by one process."""
+    from models.encoder_build import build_encoder, encoder_identity
+
+    kind = "tuned" if tune else "frozen"
+    folder = home / "encoders" / f"{kind}-{encoder_identity(data, settings, tune)[:16]}"
+    with _lock(folder):
+        if not (folder / CONFIG_FILE).is_file():
+            build_encoder(folder, data, settings, tune, progress)
+    return folder
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder.parent / f".{folder.name}.lock")

@@ -18,6 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from models.digest import digest_file
+from models.encoder import CARD_FILE, REPORT_FILE
 from models.errors import NoRelease, RegistryError
 from models.manifest import MANIFEST_FILE, Manifest, Pin, read_manifest
 
@@ -107,11 +108,28 @@ class Registry:
             raise
         return version
 
+    def log_report(
+        self, name: str, files: Iterable[Path], metrics: Mapping[str, float], flow_run: str
+    ) -> str:
+        """A run of the experiment with a report's files and figures; returns its id."""
+        run = self.client.create_run(
+            self._experiment(), run_name=name, tags={"flow_run": flow_run, "kind": "report"}
+        )
+        run_id = str(run.info.run_id)
+        for key, number in metrics.items():
+            self.client.log_metric(run_id, key, number)
+        for file in files:
+            self.client.log_artifact(run_id, str(file), "report")
+        self.client.set_terminated(run_id)
+        return run_id
+
     def _register_part(self, run: Any, root: Path, part: Pin, tags: Mapping[str, str]) -> str:
         known = self._find(part.name, part.digest)
         if known is not None:
             return str(known.version)
-        return self._add_version(run, part.name, root / part.folder, part.folder, part.digest, tags)
+        folder = root / part.folder
+        told = {**tags, **figures(folder)}
+        return self._add_version(run, part.name, folder, part.folder, part.digest, told)
 
     def _register_router(
         self,
@@ -158,11 +176,13 @@ class Registry:
             self.client.get_registered_model(name)
         except MlflowException:
             self.client.create_registered_model(name)
+        card = folder / CARD_FILE
         version = self.client.create_model_version(
             name,
             source=f"{run.info.artifact_uri}/{path}",
             run_id=run.info.run_id,
             tags={"digest": digest, **tags},
+            description=card.read_text() if card.is_file() else None,
         )
         return str(version.version)
 
@@ -327,6 +347,15 @@ class Registry:
             raise RegistryError(
                 f"cannot download {name} version {version} from {self.uri}: {error}"
             ) from error
+
+
+def figures(folder: Path) -> dict[str, str]:
+    """What an encoder's build measured, as tags; nothing for any other part."""
+    report = folder / REPORT_FILE
+    if not report.is_file():
+        return {}
+    tags: dict[str, str] = json.loads(report.read_text())["tags"]
+    return tags
 
 
 def code_revision() -> str:

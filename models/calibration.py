@@ -60,14 +60,14 @@ def training_rows(
 ) -> Rows:
     """Training rows as predicted by models that did not see them (leave-one-out).
 
-    predictors: just fitted on ``data``. Queries that a well-covered candidate did not answer, and
-    candidates that answered few queries, are left out.
+    predictors: just fitted on ``data``. Left out: queries that the encoder's tuning learned from,
+    queries that a well-covered candidate did not answer, candidates that answered few queries.
     """
     names = [p.llm for p in predictors]
     true_quality, true_cost = data.matrix("quality", names), data.matrix("cost_usd", names)
     answered = ~np.isnan(true_quality)
     wide = answered.mean(axis=0) >= NEARLY_ALL * answered.mean(axis=0).max()
-    rows = answered[:, wide].all(axis=1)
+    rows = answered[:, wide].all(axis=1) & inputs.honest
     quality, tokens = np.full(answered.shape, np.nan), np.full(answered.shape, np.nan)
     for i, predictor in enumerate(predictors):
         quality[answered[:, i], i] = predictor.leave_one_out_quality_

@@ -15,12 +15,18 @@ from tokenizers import Tokenizer
 from models.digest import digest_file, digest_json, digest_text
 from models.errors import EncoderError
 from models.query_text import MAX_TOKENS, clip_characters, window
+from models.tuning_split import TuningSplit
 
 FORMAT_VERSION: Final = 1
 GRAPH_FILE: Final = "encoder.onnx"
 TOKENIZER_FILE: Final = "tokenizer.json"
 CONFIG_FILE: Final = "encoder.json"
 FILES: Final = (GRAPH_FILE, TOKENIZER_FILE, CONFIG_FILE)
+# What its build measured, for people and for programs; no part of what it computes.
+CARD_FILE: Final = "README.md"
+REPORT_FILE: Final = "encoder-report.json"
+INT8: Final = "int8"
+BATCH_SIZE: Final = 32
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class OnnxEncoder:
 
     folder: holds ``encoder.onnx`` (inputs input_ids and attention_mask, (n, t) int64; output
     (n, d) float32 unit rows), ``tokenizer.json`` and ``encoder.json``.
-    threads: ONNX Runtime's threads for one call.
+    threads: ONNX Runtime's threads for one call. split: which queries its tuning learned from;
+    None where it was not tuned.
     Raises EncoderError when a file is missing or the graph is not of this form.
     """
 
@@ -54,6 +61,11 @@ class OnnxEncoder:
             )
         self.dimension: int = config["dimension"]
         self.max_tokens: int = config.get("max_tokens", MAX_TOKENS)
+        tuned = config.get("tuned")
+        self.split = TuningSplit(tuned["held_share"], tuned["seed"]) if tuned else None
+        # An int8 graph takes the range of its activations over the whole batch, so that an embedding
+        # would depend on its neighbours.
+        self.batch_size = 1 if config.get("precision") == INT8 else BATCH_SIZE
         self.start_id: int = config["start_id"]
         self.end_id: int = config["end_id"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
@@ -71,8 +83,7 @@ class OnnxEncoder:
     def tokenize(self, query: str) -> TokenizedQuery:
         """What the encoder reads of a query, and how long the query is."""
         clipped = clip_characters(query, self.max_tokens)
-        # Lone surrogates have no UTF-8 form, which the tokenizer needs.
-        text = clipped.encode("utf-8", "replace").decode("utf-8")
+        text = clean_text(clipped)
         # The fast form leaves out the offsets, which nobody reads.
         ids = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
         return TokenizedQuery(
@@ -94,7 +105,7 @@ class OnnxEncoder:
     def encode(
         self,
         queries: Sequence[str],
-        batch_size: int = 32,
+        batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> np.ndarray:
         """Queries → embeddings (n, d) float32, unit rows.
@@ -104,6 +115,7 @@ class OnnxEncoder:
         """
         if not queries:
             return np.zeros((0, self.dimension), dtype=np.float32)
+        batch_size = batch_size or self.batch_size
         rows = [self.tokenize(query).ids for query in queries]
         order = np.argsort([len(row) for row in rows], kind="stable")
         embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
@@ -113,6 +125,11 @@ class OnnxEncoder:
             if progress is not None:
                 progress(len(batch))
         return embeddings
+
+
+def clean_text(text: str) -> str:
+    """Text without lone surrogates, which have no UTF-8 form; the tokenizer needs one."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def encoder_digest(folder: Path) -> str:

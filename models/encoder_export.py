@@ -1,8 +1,9 @@
-"""From a pretrained encoder to the ONNX graph that training and serving share."""
+"""From a model to the ONNX graphs that training and serving share: float32, and int8 from it."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.digest import digest_file
-from models.encoder import CONFIG_FILE, FORMAT_VERSION, GRAPH_FILE, TOKENIZER_FILE
+from models.encoder import CONFIG_FILE, FORMAT_VERSION, GRAPH_FILE, INT8, TOKENIZER_FILE
 from models.errors import EncoderError
 from models.query_text import MAX_TOKENS
 
+PACKAGED: Final = "packaged"
 PACKAGED_MODEL: Final = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGED_WEIGHTS_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -38,29 +40,28 @@ def packaged_model_folder() -> Path:
     return folder
 
 
-def export_encoder(model: str | Path, folder: Path, max_tokens: int = MAX_TOKENS) -> Path:
-    """Write a BERT-like model as an encoder folder (see ``OnnxEncoder``); returns the folder.
+def resolved_model(name: str) -> str | Path:
+    """``packaged`` as the packaged MiniLM's folder; any other name or folder as it is."""
+    return packaged_model_folder() if name == PACKAGED else name
 
-    model: a folder, or a name the Hugging Face hub knows. Embeddings are the mean of the last
-    hidden states over the attended tokens, scaled to unit length.
+
+def export_encoder(
+    transformer: Any,
+    tokenizer: Any,
+    folder: Path,
+    base_model: str = PACKAGED,
+    max_tokens: int = MAX_TOKENS,
+    tuned: dict[str, Any] | None = None,
+) -> Path:
+    """Write a BERT-like model as a float32 encoder folder (see ``OnnxEncoder``); returns the folder.
+
+    transformer, tokenizer: as ``load_pretrained`` returns them, the first maybe tuned since.
+    tuned: what ``encoder.json`` says of the tuning; ``held_share`` and ``seed`` at least.
     The folder appears whole or not at all.
     """
     import torch
-    from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(model))
-    transformer = AutoModel.from_pretrained(str(model)).eval()
-
-    class PooledEncoder(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self, inner: Any) -> None:
-            super().__init__()
-            self.inner = inner
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            hidden = self.inner(input_ids=input_ids, attention_mask=attention_mask)[0]
-            weight = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            mean = (hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9)
-            return torch.nn.functional.normalize(mean, dim=1)
+    from models.tunable import PooledEncoder
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
@@ -72,7 +73,7 @@ def export_encoder(model: str | Path, folder: Path, max_tokens: int = MAX_TOKENS
         with warnings.catch_warnings():  # the exporter's remarks on its own inner workings
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                PooledEncoder(transformer),
+                PooledEncoder(transformer.cpu().eval()),
                 (ids, torch.ones_like(ids)),
                 str(target / GRAPH_FILE),
                 input_names=["input_ids", "attention_mask"],
@@ -85,14 +86,55 @@ def export_encoder(model: str | Path, folder: Path, max_tokens: int = MAX_TOKENS
         tokenizer.backend_tokenizer.save(str(target / TOKENIZER_FILE))
         config = {
             "format_version": FORMAT_VERSION,
-            "base_model": PACKAGED_MODEL if Path(model).is_dir() else str(model),
+            "base_model": PACKAGED_MODEL if base_model == PACKAGED else base_model,
+            "precision": "float32",
             "dimension": int(transformer.config.hidden_size),
             "max_tokens": max_tokens,
             "start_id": tokenizer.cls_token_id,
             "end_id": tokenizer.sep_token_id,
+            "tuned": tuned,
         }
         (target / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(target, folder)
+        replace_folder(target, folder)
     return folder
+
+
+def quantise_encoder(source: Path, folder: Path) -> Path:
+    """Write the int8 form of a float32 encoder folder: weights in int8, activations as they come.
+
+    Weights keep to seven bits, since processors without VNNI saturate on eight and would embed
+    otherwise than those with it.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        target = Path(name) / "encoder"
+        shutil.copytree(source, target)
+        level = logging.getLogger().level
+        logging.getLogger().setLevel(
+            logging.ERROR
+        )  # it advises to prepare a graph that is prepared
+        try:
+            quantize_dynamic(
+                str(source / GRAPH_FILE),
+                str(target / GRAPH_FILE),
+                per_channel=True,
+                reduce_range=True,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm"],
+            )
+        finally:
+            logging.getLogger().setLevel(level)
+        config = json.loads((source / CONFIG_FILE).read_text())
+        (target / CONFIG_FILE).write_text(
+            json.dumps({**config, "precision": INT8}, indent=2) + "\n"
+        )
+        replace_folder(target, folder)
+    return folder
+
+
+def replace_folder(made: Path, folder: Path) -> None:
+    """Put a folder that is whole in the place of another, or of none."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(made, folder)

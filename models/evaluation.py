@@ -72,9 +72,7 @@ def evaluate(
         "best_single": outcome_of(np.full((1, len(cost)), best), cost, quality),
         "random": Routed(cost.mean(axis=1)[None], quality.mean(axis=1)[None]),
     }
-    oracle = outcome_of(
-        np.stack([np.argmax(quality - cost / wtp, axis=1) for wtp in grid]), cost, quality
-    )
+    oracle = oracle_of(grid, cost, quality)
     measured = compare(routers, oracle, cost, quality, draws=draws, seed=seed)
     curves = {
         name: np.column_stack([routed.cost.mean(axis=1), routed.quality.mean(axis=1)])
@@ -109,6 +107,12 @@ def outcome_of(picks: np.ndarray, cost: np.ndarray, quality: np.ndarray) -> Rout
     """picks: (k, n) candidate numbers; cost, quality: (n, L)."""
     rows = np.arange(len(cost))
     return Routed(cost[rows, picks], quality[rows, picks])
+
+
+def oracle_of(grid: np.ndarray, cost: np.ndarray, quality: np.ndarray) -> Routed:
+    """What knowing every outcome would choose at every λ of the grid."""
+    picks = np.stack([np.argmax(quality - cost / wtp, axis=1) for wtp in grid])
+    return outcome_of(picks, cost, quality)
 
 
 def choices_table(

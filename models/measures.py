@@ -95,19 +95,18 @@ def measure(cost: np.ndarray, quality: np.ndarray, frame: Frame) -> dict[str, fl
     }
 
 
-def compare(
+def drawn_measures(
     routers: Mapping[str, Routed],
     oracle: Routed,
     cost: np.ndarray,
     quality: np.ndarray,
     draws: int = 1000,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
-    """Every measure of every router, with 95 % bootstrap intervals over queries.
+) -> dict[str, np.ndarray]:
+    """Name → (draws + 1, ``MEASURES``): every router's, ``zero``'s and ``oracle``'s measures on the
+    rows as they are, then on each bootstrap resample; resamples are shared, so differences pair.
 
-    cost, quality: (n, L), the single candidates' true outcomes. Resamples are shared, so
-    ``aiq_over`` (the first router's AIQ less another's) has a paired interval of its own.
-    Returns name → {measure: {"value", "low", "high"}}; values that cannot be reached are None.
+    cost, quality: (n, L), the single candidates' true outcomes.
     """
     n = len(cost)
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws) / n
@@ -135,6 +134,23 @@ def compare(
         for name, rows in table.items():
             got = measure(means[name][0][b], means[name][1][b], frame)
             rows[b] = [got[key] for key in MEASURES]
+    return table
+
+
+def compare(
+    routers: Mapping[str, Routed],
+    oracle: Routed,
+    cost: np.ndarray,
+    quality: np.ndarray,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Every measure of every router, with 95 % bootstrap intervals over queries.
+
+    ``aiq_over``: the first router's AIQ less another's, with a paired interval of its own.
+    Returns name → {measure: {"value", "low", "high"}}; values that cannot be reached are None.
+    """
+    table = drawn_measures(routers, oracle, cost, quality, draws, seed)
     first = table[next(iter(routers))][:, 0]
     results: dict[str, dict[str, Any]] = {}
     for name, rows in table.items():

@@ -66,17 +66,13 @@ class Predictor:
         """Learn from this candidate's training rows. Raises ReleaseError when there are none."""
         if len(inputs) == 0:
             raise ReleaseError(f"candidate {self.llm!r} has no outcomes to learn from")
-        mean = inputs.forms.mean(axis=0, dtype=np.float64)
-        scale = FORM_SCALE / np.maximum(inputs.forms.std(axis=0, dtype=np.float64), 1e-6)
-        # A form that does not vary in training says nothing, and must not explode when it does.
-        scale[inputs.forms.std(axis=0) < 1e-6] = 0.0
-        features = Decomposition(np.hstack([inputs.embeddings, (inputs.forms - mean) * scale]))
-
-        quality = RidgeRegression(PRIOR_QUALITY, PRIOR_ROWS).fit(features, outcomes.quality)
+        table, mean, scale = features_of(inputs.embeddings, inputs.forms)
+        features, honest = Decomposition(table), inputs.honest
+        quality = quality_regression().fit(features, outcomes.quality, honest)
         billed = self._billed_tokens(outcomes)
         log_tokens = np.log1p(billed)
-        length = RidgeRegression(PRIOR_LOG_TOKENS, PRIOR_ROWS).fit(features, log_tokens)
-        smearing = np.mean(np.exp(log_tokens - length.leave_one_out_))
+        length = RidgeRegression(PRIOR_LOG_TOKENS, PRIOR_ROWS).fit(features, log_tokens, honest)
+        smearing = np.mean(np.exp(log_tokens - length.leave_one_out_)[honest])
         self.smearing_ = float(np.clip(smearing, 0.5, 10.0))
 
         self.quality_weights_, self.quality_intercept_ = _over_raw(quality, mean, scale)
@@ -169,6 +165,22 @@ class Predictor:
         predictor.rows_ = config["rows"]
         predictor.metrics_ = config["metrics"]
         return predictor
+
+
+def quality_regression() -> RidgeRegression:
+    """The unfitted model of a candidate's quality."""
+    return RidgeRegression(PRIOR_QUALITY, PRIOR_ROWS)
+
+
+def features_of(
+    embeddings: np.ndarray, forms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """((n, d + f) embeddings beside standardised forms, the forms' means (f,) and scales (f,))."""
+    mean = forms.mean(axis=0, dtype=np.float64)
+    scale = FORM_SCALE / np.maximum(forms.std(axis=0, dtype=np.float64), 1e-6)
+    # A form that does not vary in training says nothing, and must not explode when it does.
+    scale[forms.std(axis=0) < 1e-6] = 0.0
+    return np.hstack([embeddings, (forms - mean) * scale]), mean, scale
 
 
 def _over_raw(

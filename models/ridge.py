@@ -30,7 +30,8 @@ class RidgeRegression:
     picks the luckiest error, so smoother predictions route better than the least-error ones.
     The intercept shrinks towards ``prior`` as if ``prior_rows`` rows had shown it.
 
-    Learned: weights_ (d,) float64, intercept_, penalty_, error_ (mean squared leave-one-out error),
+    Learned: weights_ (d,) float64, intercept_, penalty_, error_ (mean squared leave-one-out error
+    of the judged rows),
     leave_one_out_ (n,): each training row as predicted by a model that did not see it.
     """
 
@@ -38,10 +39,14 @@ class RidgeRegression:
         self.prior = prior
         self.prior_rows = prior_rows
 
-    def fit(self, features: Decomposition, target: np.ndarray) -> RidgeRegression:
-        """target: (n,), the decomposition's rows."""
+    def fit(
+        self, features: Decomposition, target: np.ndarray, judged: np.ndarray | None = None
+    ) -> RidgeRegression:
+        """target: (n,), the decomposition's rows. judged: (n,) bool, the rows whose leave-one-out
+        error chooses the penalty; all by default."""
         y = np.asarray(target, dtype=np.float64)
         n = len(y)
+        judged = np.ones(n, dtype=bool) if judged is None else judged
         centre = (y.sum() + self.prior_rows * self.prior) / (n + self.prior_rows)
         projected = features.scores.T @ (y - centre)
         paths = []
@@ -50,8 +55,8 @@ class RidgeRegression:
             fitted = centre + features.scores @ (shrink * projected)
             leverage = np.minimum(features.squares @ shrink + 1.0 / (n + self.prior_rows), 0.999)
             out = y - (y - fitted) / (1.0 - leverage)
-            squared = (y - out) ** 2
-            paths.append((squared.mean(), squared.std() / np.sqrt(n), penalty, out))
+            squared = (y - out)[judged] ** 2
+            paths.append((squared.mean(), squared.std() / np.sqrt(len(squared)), penalty, out))
         least = min(paths, key=lambda path: path[0])
         chosen = [path for path in paths if path[0] <= least[0] + least[1]][-1]
         self.error_ = float(chosen[0])

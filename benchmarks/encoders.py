@@ -1,0 +1,230 @@
+"""The encoder's ablation: which tuning routes best, over evaluation sets and seeds.
+
+    python -m benchmarks.encoders --data ../shared/data/mmlu_pro --data ../shared/data/zeroeval --joined
+    python -m benchmarks.encoders --table
+
+Every run is one line of ``benchmarks/results/encoders.jsonl`` and is not run again; ``--table`` prints
+what is there as Markdown. ``--leave-out SOURCE`` trains without a source and tests on it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from infra.encoders import prepared_encoder
+from models.calibration import training_rows
+from models.compiled import CompiledPredictors
+from models.encoder import EmbeddingCache, OnnxEncoder
+from models.evaluation import oracle_of, outcome_of, sweep
+from models.evaluation_set import EvaluationSet, comparable, read_evaluation_set
+from models.inputs import QueryInputs
+from models.measures import MEASURES, drawn_measures
+from models.query_form import query_forms
+from models.tag_clusters import TagClusters
+from models.tag_normalisation import NormalTags, normalise
+from models.tags import KeyphraseTagger
+from models.training import fit_predictor, willingness_grid
+from models.tuning import EncoderTuning
+from models.tuning_data import TuningData
+from models.tuning_settings import TuningSettings
+from models.tuning_validation import domain_separation, mean_auc
+from models.unseen import UnseenScore
+
+RESULTS: Final = Path(__file__).parent / "results" / "encoders.jsonl"
+# Which weights of the losses, and whose domains.
+VARIANTS: Final[dict[str, tuple[float, float, str]]] = {
+    "frozen": (0.0, 0.0, "tags"),
+    "tags": (0.5, 0.0, "tags"),
+    "tags + routing": (0.5, 1.0, "tags"),
+    "routing": (0.0, 1.0, "tags"),
+    "k-means": (0.5, 0.0, "k-means"),
+}
+DRAWS: Final = 500
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One evaluation set's training and test halves."""
+
+    train: EvaluationSet
+    test: EvaluationSet
+
+
+class Bench:
+    """Runs variants on sets; what does not depend on the variant is made once."""
+
+    def __init__(self, sets: list[Parts], home: Path, settings: dict[str, Any]) -> None:
+        self.sets, self.home, self.settings = sets, home, settings
+        self.queries = [q for part in sets for q in part.train.queries["query"]]
+        self.packaged = OnnxEncoder(prepared_encoder(home), threads=2)
+        self.cache = EmbeddingCache(home / "embeddings", self.packaged)
+        self.frozen = self.cache.encode(self.queries)
+        self.tagger = KeyphraseTagger().fit(self.queries)
+        self.tags: NormalTags = normalise(self.tagger.tag(self.queries), self.cache)
+        widths = [len(part.train.candidates) for part in sets]
+        ends = np.cumsum(widths)
+        shape = (len(self.queries), int(ends[-1]))
+        self.quality, self.cost = np.full(shape, np.nan), np.full(shape, np.nan)
+        row = 0
+        for part, end, width in zip(sets, ends, widths, strict=True):
+            rows = slice(row, row + len(part.train.queries))
+            self.quality[rows, end - width : end] = part.train.matrix("quality")
+            self.cost[rows, end - width : end] = part.train.matrix("cost_usd")
+            row = rows.stop
+
+    def clusters(self, seed: int) -> TagClusters:
+        return TagClusters(seed=seed).fit(self.tags, self.frozen)
+
+    def domains(self, kind: str, seed: int) -> np.ndarray:
+        """(n,) the training queries' domains."""
+        if kind == "tags":
+            return self.clusters(seed).assign(self.tags.tags)
+        from sklearn.cluster import KMeans
+
+        means = KMeans(20, n_init=4, random_state=seed).fit(self.frozen)
+        return np.asarray(means.labels_)
+
+    def run(self, variant: str, seed: int) -> dict[str, Any]:
+        domain_weight, routing_weight, kind = VARIANTS[variant]
+        domains = self.domains(kind, seed)
+        record: dict[str, Any] = {"variant": variant, "seed": seed}
+        settings = TuningSettings(
+            **{**self.settings, "seed": seed},
+            domain_weight=domain_weight,
+            routing_weight=routing_weight,
+        )
+        if variant == "frozen":
+            tuned = None
+            train_embeddings = self.frozen
+        else:
+            data = TuningData(self.queries, domains, self.quality, self.cost)
+            tuned = EncoderTuning(settings, self.home / "tuning").fit(data)
+            train_embeddings = tuned.embed()
+            report = tuned.report_
+            record |= {
+                "epochs": report.epochs,
+                "best_epoch": report.best_epoch,
+                "seconds": round(report.seconds, 1),
+                "peak_megabytes": round(report.peak_megabytes),
+            }
+            shutil.rmtree(self.home / "tuning" / "checkpoint", ignore_errors=True)
+        learned = None if tuned is None else tuned.held_
+        row, sets = 0, []
+        for part in self.sets:
+            rows = slice(row, row + len(part.train.queries))
+            row = rows.stop
+            test_queries = part.test.queries["query"].tolist()
+            embeddings = (
+                self.cache.encode(test_queries) if tuned is None else tuned.embed_new(test_queries)
+            )
+            train = self.inputs(self.queries[rows], train_embeddings[rows], learned, rows)
+            test = self.inputs(test_queries, embeddings, None, rows)
+            sets.append({"set": part.train.name, **self.measure(part, train, test, domains[rows])})
+        return record | {"sets": sets}
+
+    def inputs(
+        self, queries: list[str], embeddings: np.ndarray, held: np.ndarray | None, rows: slice
+    ) -> QueryInputs:
+        tokens = np.array([self.packaged.tokenize(query).count for query in queries])
+        return QueryInputs(
+            embeddings, query_forms(queries), tokens, None if held is None else held[rows]
+        )
+
+    def measure(
+        self, part: Parts, train: QueryInputs, test: QueryInputs, domains: np.ndarray
+    ) -> dict[str, Any]:
+        names, kept, _ = comparable(part.train, part.test)
+        rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
+        predictors = [fit_predictor(llm, part.train, train, "benchmark") for llm in names]
+        scale = training_rows(predictors, part.train, train, part.train.catalog).deviation_scale
+        compiled = CompiledPredictors(predictors, part.test.catalog, scale)
+        estimates = compiled.estimate(test[rows])
+        quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
+        grid = willingness_grid(part.train.matrix("cost_usd", names))
+        routed = outcome_of(sweep(estimates, grid, 0.0), cost, quality)
+        drawn = drawn_measures(
+            {"router": routed}, oracle_of(grid, cost, quality), cost, quality, DRAWS
+        )
+        unseen = UnseenScore().fit(train.embeddings)
+        return {
+            "draws": {
+                name: drawn["router"][:, i].round(6).tolist() for i, name in enumerate(MEASURES)
+            },
+            "auc": mean_auc(
+                np.column_stack([p.predict(test[rows])[0] for p in predictors]), quality
+            ),
+            "deviation_scale": scale,
+            "separation": domain_separation(train.embeddings, domains),
+            "unseen": {
+                "test": float(np.mean(unseen.score(test.embeddings) > 1)),
+                "scores": unseen.score(test.embeddings).round(4).tolist(),
+            },
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--joined", action="store_true")
+    parser.add_argument("--leave-out", action="append", default=[])
+    parser.add_argument("--variant", action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--settings", type=json.loads, default={})
+    parser.add_argument("--home", type=Path, default=Path.home() / ".mixllm" / "benchmarks")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    asked = parser.parse_args()
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    done = read_done(asked.out)
+    for name, parts in setups(asked).items():
+        bench: Bench | None = None
+        for seed in range(asked.seeds):
+            for variant in asked.variant or VARIANTS:
+                key = {"setup": name, "settings": asked.settings, "variant": variant, "seed": seed}
+                if json.dumps(key, sort_keys=True) in done:
+                    continue
+                bench = bench or Bench(parts, asked.home / name, asked.settings)
+                record = key | bench.run(variant, seed)
+                with asked.out.open("a") as handle:
+                    handle.write(json.dumps(record) + "\n")
+                for found in record["sets"]:
+                    aiq, gap = (found["draws"][m][0] for m in ("aiq", "gap_closed"))
+                    print(
+                        f"{name} {variant} seed {seed} {found['set']}: AIQ {aiq:.4f}, gap {gap:.3f}, "
+                        f"AUC {found['auc']:.4f}, {record.get('seconds', 0):.0f} s",
+                        flush=True,
+                    )
+
+
+def setups(asked: argparse.Namespace) -> dict[str, list[Parts]]:
+    """Name → the sets that one encoder is tuned on."""
+    read = {path.name: read_evaluation_set(path) for path in asked.data}
+    if asked.leave_out:
+        (whole,) = read.values()
+        sources = whole.queries["source"].to_numpy()
+        return {
+            f"{whole.name} without {source}": [
+                Parts(whole.where(sources != source), whole.where(sources == source))
+            ]
+            for source in asked.leave_out
+        }
+    found = {name: [Parts(*whole.split())] for name, whole in read.items()}
+    if asked.joined:
+        return {"joined": [parts[0] for parts in found.values()]}
+    return found
+
+
+def read_done(path: Path) -> set[str]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    keys = ("setup", "settings", "variant", "seed")
+    return {json.dumps({k: row[k] for k in keys}, sort_keys=True) for row in map(json.loads, lines)}
+
+
+if __name__ == "__main__":
+    main()

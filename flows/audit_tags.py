@@ -1,0 +1,139 @@
+"""The flow that audits tags and domains, and tries how routing fares without them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.train_router import (
+    RETRIES,
+    embed,
+    evaluate_release,
+    fit_one,
+    make_encoder,
+    tag,
+    validate_data,
+)
+from infra.registry import Registry
+from infra.settings import Settings, read_settings
+from models.encoder import encoder_digest
+from models.evaluation import interval_text
+from models.evaluation_set import EvaluationSet
+from models.tag_audit import TagAudit, audit_tags, audit_text, plot_audit
+from models.tagging import TaggedQueries
+from models.training_options import TrainingOptions, read_options
+
+# Shares of the training queries whose tags are taken away.
+REMOVED: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@task(name="audit", cache_policy=NO_CACHE)
+def audit(data: EvaluationSet, tagged: TaggedQueries, seed: int) -> TagAudit:
+    """What the tags of these queries are worth."""
+    queries, sources = data.queries["query"].tolist(), data.queries["source"].tolist()
+    return audit_tags(queries, sources, tagged, seed)
+
+
+def without_tags(tagged: TaggedQueries, share: float, seed: int) -> TaggedQueries:
+    """A share of the queries loses its domain, by seed."""
+    order = np.random.default_rng(seed).permutation(len(tagged.domains))
+    domains = tagged.domains.copy()
+    domains[order[: round(share * len(order))]] = -1
+    return dataclasses.replace(tagged, domains=domains)
+
+
+@task(name="report", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
+def report(
+    found: TagAudit,
+    stress: list[dict[str, Any]],
+    name: str,
+    out: Path | None,
+    settings: Settings,
+) -> str:
+    """Write table and plot, as a Prefect artifact, an MLflow run and files; returns the run's id."""
+    text = f"# Tags of {name}\n\n{audit_text(found)}{stress_text(stress)}"
+    create_markdown_artifact(key="tag-audit", markdown=text, description=name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = out or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "audit.md").write_text(text)
+        record = {**dataclasses.asdict(found), "table": found.table.tolist(), "stress": stress}
+        (folder / "audit.json").write_text(json.dumps(record, indent=1) + "\n")
+        plot_audit(found, folder / "domains.png")
+        files = [folder / n for n in ("audit.md", "audit.json", "domains.png")]
+        return Registry(settings.registry_uri, settings.home / "registry").log_report(
+            f"tag audit of {name}", files, found.metrics, str(runtime.flow_run.get_id() or "none")
+        )
+
+
+def stress_text(stress: list[dict[str, Any]]) -> str:
+    if not stress:
+        return ""
+    lines = [
+        "",
+        "Routing on unseen queries when a share of the training queries loses its tags:",
+        "",
+        "| tags removed | AIQ | gap closed |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {r['removed']:.0%} | {r['aiq']} | {r['gap_closed']} |" for r in stress]
+    return "\n".join(lines) + "\n"
+
+
+@flow(name="audit-tags", validate_parameters=False)
+def audit_flow(
+    data: str,
+    stress: bool = False,
+    out: str | None = None,
+    quarantine: str | None = None,
+    tagger: str | None = None,
+    domains: int | str | None = None,
+    tuning: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Tag and cluster an evaluation set's training queries and say what that is worth.
+
+    stress: tune the encoder with the tags of 0, 25, 50, 75 and 100 % of the queries removed, and
+    measure each on the test queries. out: a folder for the table and the plot. tagger, domains,
+    tuning: see ``TrainingOptions``. Returns {"audit", "stress", "run"}.
+    """
+    options = read_options(tagger=tagger, domains=domains, tuning=tuning)
+    settings = read_settings()
+    whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
+    train, test = whole.split()
+    tagged = tag(train, options, settings)
+    found = audit(train, tagged, options.tuning.seed)
+    rows = [measured_without(s, train, test, tagged, options, settings) for s in REMOVED if stress]
+    run = report(found, rows, whole.name, Path(out) if out else None, settings)
+    get_run_logger().info("audit of %s: MLflow run %s", whole.name, run)
+    return {"audit": found, "stress": rows, "run": run}
+
+
+def measured_without(
+    share: float,
+    train: EvaluationSet,
+    test: EvaluationSet,
+    tagged: TaggedQueries,
+    options: TrainingOptions,
+    settings: Settings,
+) -> dict[str, Any]:
+    """The measures on unseen queries when so large a share has no tags."""
+    tuned = options.model_copy(update={"encoder": "fine-tune"})
+    fewer = without_tags(tagged, share, options.tuning.seed)
+    folder = make_encoder(train, fewer, tuned, settings)
+    inputs, test_inputs = embed(train, folder, settings), embed(test, folder, settings)
+    digest = encoder_digest(folder)
+    predictors = [fit_one(llm, train, inputs, digest) for llm in train.candidates]
+    measured = evaluate_release(train, inputs, test, test_inputs, predictors).results["measures"]
+    return {
+        "removed": share,
+        "aiq": interval_text(measured["mixllm"]["aiq"], share=False),
+        "gap_closed": interval_text(measured["mixllm"]["gap_closed"], share=True),
+    }

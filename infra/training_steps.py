@@ -1,0 +1,100 @@
+"""The steps of a training that keep things under home: tags, encoders, embeddings.
+
+What flows and the command line share. ``progress`` is called with the number of items just done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from infra.encoders import built_encoder, clustering_encoder
+from infra.llm_tagger import LLMTagger
+from infra.registry import CHAMPION, Registry
+from infra.settings import Settings
+from infra.taggers import make_tagger
+from models.encoder import EmbeddingCache, OnnxEncoder
+from models.errors import NoRelease
+from models.evaluation_set import EvaluationSet
+from models.inputs import QueryInputs, read_queries
+from models.tagging import TaggedQueries, tagged_queries
+from models.tags import TagCache
+from models.training_options import TrainingOptions
+from models.tuning_data import TuningData
+
+log = logging.getLogger("mixllm.training")
+Progress = Callable[[int], None] | None
+
+
+def tag(
+    queries: Sequence[str], options: TrainingOptions, settings: Settings, progress: Progress = None
+) -> TaggedQueries:
+    """Tags and domains of the queries; only queries never seen are tagged."""
+    tagger = make_tagger(options.tagger, settings, queries)
+    cache = TagCache(settings.home / "tags", tagger)
+    new = cache.missing(queries)
+    if isinstance(tagger, LLMTagger):
+        log.warning("tagging by %s will take about: %s", tagger.model, tagger.estimate(new))
+    tags = cache.tag(queries, progress)
+    if isinstance(tagger, LLMTagger):
+        log.warning("tagging by %s took: %s", tagger.model, tagger.spent)
+    log.info("%d queries tagged, the rest were already", len(new))
+    embedder = embedding_cache(clustering_encoder(settings.home), settings)
+    return tagged_queries(queries, tags, embedder, options.domains, options.tuning.seed)
+
+
+def encoder_folder(
+    train: EvaluationSet,
+    tagged: TaggedQueries | None,
+    options: TrainingOptions,
+    settings: Settings,
+    progress: Progress = None,
+) -> Path:
+    """The encoder that the options ask for; built unless one of the same identity is there.
+
+    tagged: the training queries'; None where no domain is needed. progress: called with the per
+    cent just done. Raises NoRelease for ``reuse`` before anything was promoted.
+    """
+    if options.encoder == "reuse":
+        registry = Registry(settings.registry_uri, settings.home / "registry")
+        version = registry.alias(CHAMPION)
+        if version is None:
+            raise NoRelease("no release is champion yet, so there is no encoder to reuse")
+        return registry.fetch(version) / "encoder"
+    domains = tagged.domains if tagged is not None else None
+    data = TuningData.of(train, domains)
+    tune = options.encoder == "fine-tune"
+    return built_encoder(settings.home, data, options.tuning, tune, per_cent(progress))
+
+
+def per_cent(progress: Progress) -> Callable[[int, int], None] | None:
+    """(done, in all) → the per cent points gained since the last call."""
+    if progress is None:
+        return None
+    shown = 0
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        now = 100 * done // max(total, 1)
+        progress(now - shown)
+        shown = now
+
+    return advance
+
+
+def embed(
+    queries: Sequence[str], folder: Path, settings: Settings, progress: Progress = None
+) -> QueryInputs:
+    """Predictor inputs of the queries; embeddings come from the cache where they can."""
+    cache = embedding_cache(folder, settings)
+    inputs = read_queries(queries, cache.encoder, cache, progress)
+    log.info("%d queries embedded, the rest were already", cache.embedded)
+    return inputs
+
+
+def embedding_cache(folder: Path, settings: Settings) -> EmbeddingCache:
+    return EmbeddingCache(
+        settings.home / "embeddings", OnnxEncoder(folder, threads=os.cpu_count() or 2)
+    )
