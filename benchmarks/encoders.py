@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from infra.encoders import prepared_encoder
 from models.calibration import training_rows
 from models.compiled import CompiledPredictors
 from models.encoder import EmbeddingCache, OnnxEncoder
-from models.evaluation import oracle_of, outcome_of, sweep
+from models.evaluation import interval_text, oracle_of, outcome_of, sweep
 from models.evaluation_set import EvaluationSet, comparable, read_evaluation_set
 from models.inputs import QueryInputs
-from models.measures import MEASURES, drawn_measures
+from models.measures import MEASURES, Routed, drawn_measures, interval
 from models.query_form import query_forms
 from models.tag_clusters import TagClusters
 from models.tag_normalisation import NormalTags, normalise
@@ -42,7 +43,7 @@ RESULTS: Final = Path(__file__).parent / "results" / "encoders.jsonl"
 VARIANTS: Final[dict[str, tuple[float, float, str]]] = {
     "frozen": (0.0, 0.0, "tags"),
     "tags": (0.5, 0.0, "tags"),
-    "tags + routing": (0.5, 1.0, "tags"),
+    "tags + routing": (0.05, 1.0, "tags"),
     "routing": (0.0, 1.0, "tags"),
     "k-means": (0.5, 0.0, "k-means"),
 }
@@ -51,10 +52,12 @@ DRAWS: Final = 500
 
 @dataclass(frozen=True)
 class Parts:
-    """One evaluation set's training and test halves."""
+    """One evaluation set's training and test halves. seen: unseen queries of sources that are in the
+    training half, where the test half's source is not."""
 
     train: EvaluationSet
     test: EvaluationSet
+    seen: EvaluationSet | None = None
 
 
 class Bench:
@@ -126,7 +129,12 @@ class Bench:
             )
             train = self.inputs(self.queries[rows], train_embeddings[rows], learned, rows)
             test = self.inputs(test_queries, embeddings, None, rows)
-            sets.append({"set": part.train.name, **self.measure(part, train, test, domains[rows])})
+            found = {"set": part.train.name, **self.measure(part, train, test, domains[rows])}
+            if part.seen is not None:
+                asked = part.seen.queries["query"].tolist()
+                known = self.cache.encode(asked) if tuned is None else tuned.embed_new(asked)
+                found |= unseen_measures(train.embeddings, known, embeddings)
+            sets.append(found)
         return record | {"sets": sets}
 
     def inputs(
@@ -152,21 +160,52 @@ class Bench:
         drawn = drawn_measures(
             {"router": routed}, oracle_of(grid, cost, quality), cost, quality, DRAWS
         )
-        unseen = UnseenScore().fit(train.embeddings)
+        predicted = np.column_stack([p.predict(test[rows])[0] for p in predictors])
+        sources = kept.queries["source"].to_numpy()
         return {
             "draws": {
                 name: drawn["router"][:, i].round(6).tolist() for i, name in enumerate(MEASURES)
             },
-            "auc": mean_auc(
-                np.column_stack([p.predict(test[rows])[0] for p in predictors]), quality
-            ),
+            "auc": mean_auc(predicted, quality),
             "deviation_scale": scale,
             "separation": domain_separation(train.embeddings, domains),
-            "unseen": {
-                "test": float(np.mean(unseen.score(test.embeddings) > 1)),
-                "scores": unseen.score(test.embeddings).round(4).tolist(),
+            "sources": {
+                source: source_measures(routed, predicted, cost, quality, grid, sources == source)
+                for source in np.unique(sources)
             },
         }
+
+
+def source_measures(
+    routed: Routed,
+    predicted: np.ndarray,
+    cost: np.ndarray,
+    quality: np.ndarray,
+    grid: np.ndarray,
+    rows: np.ndarray,
+) -> dict[str, float]:
+    """AIQ, gap closed and AUC on the test queries of one source."""
+    part = Routed(routed.cost[:, rows], routed.quality[:, rows])
+    oracle = oracle_of(grid, cost[rows], quality[rows])
+    drawn = drawn_measures({"router": part}, oracle, cost[rows], quality[rows], draws=0)
+    return {
+        "queries": int(rows.sum()),
+        "auc": mean_auc(predicted[rows], quality[rows]),
+        **dict(zip(MEASURES, drawn["router"][0].tolist(), strict=True)),
+    }
+
+
+def unseen_measures(train: np.ndarray, seen: np.ndarray, unseen: np.ndarray) -> dict[str, float]:
+    """How well the unseen-domain score tells queries of a source left out from unseen queries of
+    sources that were there, and what share of each is over the threshold."""
+    score = UnseenScore().fit(train)
+    near, far = score.score(seen), score.score(unseen)
+    labels = np.repeat([0, 1], [len(near), len(far)])
+    return {
+        "unseen_auroc": float(roc_auc_score(labels, np.append(near, far))),
+        "seen_flagged": float(np.mean(near > 1)),
+        "unseen_flagged": float(np.mean(far > 1)),
+    }
 
 
 def main() -> None:
@@ -175,16 +214,20 @@ def main() -> None:
     parser.add_argument("--joined", action="store_true")
     parser.add_argument("--leave-out", action="append", default=[])
     parser.add_argument("--variant", action="append", default=[])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, action="append", default=[])
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--home", type=Path, default=Path.home() / ".mixllm" / "benchmarks")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true")
     asked = parser.parse_args()
+    if asked.table:
+        print(table(asked.out))
+        return
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     done = read_done(asked.out)
     for name, parts in setups(asked).items():
         bench: Bench | None = None
-        for seed in range(asked.seeds):
+        for seed in asked.seed or (0, 1, 2):
             for variant in asked.variant or VARIANTS:
                 key = {"setup": name, "settings": asked.settings, "variant": variant, "seed": seed}
                 if json.dumps(key, sort_keys=True) in done:
@@ -207,10 +250,14 @@ def setups(asked: argparse.Namespace) -> dict[str, list[Parts]]:
     read = {path.name: read_evaluation_set(path) for path in asked.data}
     if asked.leave_out:
         (whole,) = read.values()
-        sources = whole.queries["source"].to_numpy()
+        train, test = whole.split()
         return {
             f"{whole.name} without {source}": [
-                Parts(whole.where(sources != source), whole.where(sources == source))
+                Parts(
+                    train.where((train.queries["source"] != source).to_numpy()),
+                    test.where((test.queries["source"] == source).to_numpy()),
+                    test.where((test.queries["source"] != source).to_numpy()),
+                )
             ]
             for source in asked.leave_out
         }
@@ -224,6 +271,67 @@ def read_done(path: Path) -> set[str]:
     lines = path.read_text().splitlines() if path.exists() else []
     keys = ("setup", "settings", "variant", "seed")
     return {json.dumps({k: row[k] for k in keys}, sort_keys=True) for row in map(json.loads, lines)}
+
+
+def table(path: Path) -> str:
+    """The results as Markdown: a table a set, seeds averaged draw by draw, so that the interval is
+    that of the mean over seeds and a difference from ``frozen`` is paired."""
+    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        for found in row["sets"]:
+            told = {**{k: v for k, v in row.items() if k != "sets"}, **found}
+            variants = groups.setdefault((row["setup"], found["set"]), {})
+            variants.setdefault(row["variant"], []).append(told)
+    lines = []
+    for (setup, name), variants in groups.items():
+        lines += [
+            f"**{name}**" + (f", encoder of {setup}" if setup != name else ""),
+            "",
+            "| encoder | seeds | AIQ | over frozen | gap closed | cost at 97.25 % | quality at 24.18 % "
+            "| AUC | within, between domains | s, MB |",
+            "| --- " * 10 + "|",
+        ]
+        frozen = mean_draws(variants["frozen"], "aiq")
+        for variant, runs in variants.items():
+            aiq = mean_draws(runs, "aiq")
+            over = "" if variant == "frozen" else shown(aiq - frozen)
+            aucs = [run["auc"] for run in runs]
+            apart = np.mean([list(run["separation"].values()) for run in runs], axis=0)
+            cells = [
+                variant,
+                str(len(runs)),
+                shown(aiq),
+                over,
+                shown(mean_draws(runs, "gap_closed"), True),
+                shown(mean_draws(runs, "cost_at_97.25%_quality"), True),
+                shown(mean_draws(runs, "quality_at_24.18%_cost"), True),
+                f"{np.mean(aucs):.4f} ({min(aucs):.4f} to {max(aucs):.4f})",
+                f"{apart[0]:.2f}, {apart[1]:.2f}",
+                f"{np.mean([run['seconds'] for run in runs]):.0f}, "
+                f"{max(run['peak_megabytes'] for run in runs)}"
+                if "seconds" in runs[0]
+                else "",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        unseen = [
+            f"{variant}: {measure} {np.mean([run[measure] for run in runs]):.3f}"
+            for variant, runs in variants.items()
+            for measure in ("unseen_auroc", "seen_flagged", "unseen_flagged")
+            if measure in runs[0]
+        ]
+        lines += ["", *([", ".join(unseen), ""] if unseen else [])]
+    return "\n".join(lines)
+
+
+def mean_draws(runs: list[dict[str, Any]], measure: str) -> np.ndarray:
+    """(draws + 1,) the mean over seeds."""
+    draws = [np.array(run["draws"][measure], dtype=float) for run in runs]
+    return np.asarray(np.mean(draws, axis=0))
+
+
+def shown(draws: np.ndarray, share: bool = False) -> str:
+    return interval_text(interval(draws), share)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -43,8 +44,8 @@ class OnnxEncoder:
 
     folder: holds ``encoder.onnx`` (inputs input_ids and attention_mask, (n, t) int64; output
     (n, d) float32 unit rows), ``tokenizer.json`` and ``encoder.json``.
-    threads: ONNX Runtime's threads for one call. split: which queries its tuning learned from;
-    None where it was not tuned.
+    threads: ONNX Runtime's threads for one call, or for an int8 graph, calls side by side.
+    split: which queries its tuning learned from; None where it was not tuned.
     Raises EncoderError when a file is missing or the graph is not of this form.
     """
 
@@ -64,15 +65,16 @@ class OnnxEncoder:
         tuned = config.get("tuned")
         self.split = TuningSplit(tuned["held_share"], tuned["seed"]) if tuned else None
         # An int8 graph takes the range of its activations over the whole batch, so that an embedding
-        # would depend on its neighbours.
-        self.batch_size = 1 if config.get("precision") == INT8 else BATCH_SIZE
+        # would depend on its neighbours: one query at a time, and so many queries side by side.
+        alone = config.get("precision") == INT8
+        self.batch_size, self.workers = (1, threads) if alone else (BATCH_SIZE, 1)
         self.start_id: int = config["start_id"]
         self.end_id: int = config["end_id"]
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = 1 if alone else threads
         options.inter_op_num_threads = 1
         # Spinning threads burn the cores that the request path needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -119,11 +121,13 @@ class OnnxEncoder:
         rows = [self.tokenize(query).ids for query in queries]
         order = np.argsort([len(row) for row in rows], kind="stable")
         embeddings = np.empty((len(rows), self.dimension), dtype=np.float32)
-        for start in range(0, len(rows), batch_size):
-            batch = order[start : start + batch_size]
-            embeddings[batch] = self.encode_tokens([rows[i] for i in batch])
-            if progress is not None:
-                progress(len(batch))
+        batches = [order[i : i + batch_size] for i in range(0, len(rows), batch_size)]
+        with ThreadPoolExecutor(self.workers) as pool:
+            encoded = pool.map(lambda batch: self.encode_tokens([rows[i] for i in batch]), batches)
+            for batch, found in zip(batches, encoded, strict=True):
+                embeddings[batch] = found
+                if progress is not None:
+                    progress(len(batch))
         return embeddings
 
 

@@ -17,8 +17,9 @@ from models.encoder import BATCH_SIZE, CARD_FILE, FILES, INT8, REPORT_FILE
 from models.encoder_card import model_card
 from models.encoder_export import export_encoder, quantise_encoder, replace_folder, resolved_model
 from models.encoder_gate import choose_graph, router_of
+from models.query_text import MAX_TOKENS
 from models.tunable import TunableEncoder
-from models.tuning import EncoderTuning, versions
+from models.tuning import EncoderTuning, tune_on_every_gpu, versions
 from models.tuning_data import TuningData
 from models.tuning_settings import TuningSettings
 
@@ -29,7 +30,7 @@ PROBES: Final = 256
 def encoder_identity(data: TuningData, settings: TuningSettings, tune: bool) -> str:
     """What an encoder depends on; the same identity is the same encoder."""
     # Untuned, only what it reads and the queries of the gate matter.
-    depends = settings.model_dump() if tune else [settings.base_model, settings.max_tokens]
+    depends = settings.model_dump() if tune else [settings.base_model, MAX_TOKENS]
     return digest_json(["tuned" if tune else "frozen", depends, data.digest, versions()])
 
 
@@ -48,11 +49,13 @@ def build_encoder(
     work = folder.with_name(f"{folder.name}.tuning")
     report: dict[str, Any] = {"data_digest": data.digest, "queries": len(data.queries)}
     if tune:
-        tuning = EncoderTuning(settings, work).fit(data, progress)
+        sample = data.sample(settings.max_queries, settings.seed)
+        tune_on_every_gpu(settings, work, sample)
+        tuning = EncoderTuning(settings, work).fit(sample, progress)
         encoder = tuning.encoder
         report |= {"settings": settings.model_dump(), "tuning": asdict(tuning.report_)}
     else:
-        encoder = TunableEncoder(resolved_model(settings.base_model), 0, settings.max_tokens)
+        encoder = TunableEncoder(resolved_model(settings.base_model), 0, MAX_TOKENS)
     rows = np.linspace(0, len(data.queries) - 1, min(PROBES, len(data.queries))).astype(int)
     probes = [data.queries[i] for i in rows]
     encoder.transformer.cpu()
@@ -67,7 +70,7 @@ def build_encoder(
             encoder.tokenizer,
             Path(name) / "float32",
             settings.base_model,
-            settings.max_tokens,
+            encoder.max_tokens,
             split,
         )
         graphs = {"float32": full, INT8: quantise_encoder(full, Path(name) / INT8)}

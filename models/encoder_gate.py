@@ -13,7 +13,7 @@ import numpy as np
 from models.encoder import GRAPH_FILE, OnnxEncoder
 from models.errors import EncoderError
 from models.predictors import quality_regression
-from models.ridge import Decomposition
+from models.ridge import Decomposition, RidgeRegression
 from models.training import willingness_grid
 
 # A graph passes with this mean cosine to the model's own embeddings, and this share of its choices.
@@ -94,11 +94,7 @@ def router_of(
     quality, cost: (n, L), NaN where there is no outcome; a candidate without any is never chosen.
     """
     known = np.flatnonzero(np.isfinite(quality).any(axis=0))
-    fitted = []
-    for llm in known:
-        rows = np.isfinite(quality[:, llm])
-        features = Decomposition(embeddings[rows])
-        fitted.append(quality_regression().fit(features, quality[rows, llm]))
+    fitted = fitted_quality(embeddings, quality[:, known])
     grid = willingness_grid(cost[:, known])
     price = np.nanmean(cost[:, known], axis=0) / grid[len(grid) // 2]
 
@@ -107,6 +103,15 @@ def router_of(
         return np.asarray(known[np.argmax(predicted - price, axis=1)])
 
     return choose
+
+
+def fitted_quality(embeddings: np.ndarray, quality: np.ndarray) -> list[RidgeRegression]:
+    """One model of quality per column; every column needs an outcome."""
+    fitted = []
+    for column in quality.T:
+        rows = np.isfinite(column)
+        fitted.append(quality_regression().fit(Decomposition(embeddings[rows]), column[rows]))
+    return fitted
 
 
 def _milliseconds(encoder: OnnxEncoder) -> float:

@@ -19,7 +19,7 @@ TaggerKind = Literal["keyphrase", "instag", "llm"]
 class TrainingOptions(BaseModel):
     """encoder: ``frozen``, the base model as published; ``fine-tune``, tuned on these queries;
     ``reuse``, the champion's. tagger: who tags. domains: clusters of tags, or ``auto``. tuning: see
-    ``TuningSettings``; base_model and max_tokens hold for the frozen encoder too."""
+    ``TuningSettings``; its base_model holds for the frozen encoder too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -39,7 +39,7 @@ BUCKET: Final = 16
 KEPT_BYTES: Final = 4_000_000_000
 CHECKPOINT_STEPS: Final = 50
 # Predictors that judge an epoch are fitted on this many of the queries it learned from.
-JUDGING_ROWS: Final = 3000
+JUDGING_ROWS: Final = 1500
 # Fewer held-out queries than this tell nothing.
 LEAST_HELD: Final = 10
 
@@ -58,7 +58,8 @@ class TuningReport:
 
 
 class EncoderTuning:
-    """One fine-tuning run, resumable from its folder.
+    """One fine-tuning run, resumable from its folder; on one device, or on several by ``accelerate``
+    (each process learns from its part of every batch).
 
     ``fit`` returns when the kept weights are in ``encoder``; killed and started again on the same
     folder, settings and data, it goes on from the last checkpoint to the same result.
@@ -125,7 +126,10 @@ class EncoderTuning:
         quality = self.data.quality[~self.held_]
         self._head = torch.nn.Linear(self.encoder.dimension, self.data.quality.shape[1])
         torch.nn.init.normal_(self._head.weight, std=0.01)
-        mean = np.clip(np.nan_to_num(np.nanmean(quality, axis=0), nan=0.5), 0.02, 0.98)
+        known = np.isfinite(quality)
+        # A candidate without a row to learn from starts at one half.
+        mean = (np.where(known, quality, 0).sum(axis=0) + 0.5) / (known.sum(axis=0) + 1)
+        mean = np.clip(mean, 0.02, 0.98)
         with torch.no_grad():
             self._head.bias.copy_(torch.tensor(np.log(mean / (1 - mean)), dtype=torch.float32))
         self._dropout = torch.nn.Dropout(s.dropout)
@@ -153,7 +157,8 @@ class EncoderTuning:
             with torch.inference_mode(), self._accelerator.autocast():
                 return self.encoder.lower([self._tokens[i] for i in rows])[0]
 
-        return kept.fill(self._by_length(np.arange(len(self._tokens)), 32), lower)
+        with self._accelerator.main_process_first():  # the others read what it wrote
+            return kept.fill(self._by_length(np.arange(len(self._tokens)), 32), lower)
 
     def _by_length(self, rows: np.ndarray, size: int) -> list[np.ndarray]:
         order = rows[np.argsort([len(self._tokens[i]) for i in rows], kind="stable")]
@@ -207,6 +212,9 @@ class EncoderTuning:
 
     def _learn(self, rows: np.ndarray, step: int) -> None:
         s, device = self.settings, self._accelerator.device
+        rows = self._share(rows)
+        # Dropout by step, so that a resumed run drops what an unbroken one would have.
+        torch.manual_seed(s.seed * 1_000_003 + step)
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._schedule(step)
         domains = torch.tensor(self.data.domains[rows], dtype=torch.int64, device=device)
@@ -224,12 +232,24 @@ class EncoderTuning:
         self._optimizer.zero_grad()
         self._accelerator.backward(loss)
         learned = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for parameter in learned:
+            if parameter.grad is not None:
+                parameter.grad = self._mean_of_processes(parameter.grad)
         torch.nn.utils.clip_grad_norm_(learned, CLIP_NORM)
         self._optimizer.step()
         self._move_centroids(embeddings.detach().float(), domains)
-        self._loss = (
-            0.98 * self._loss + 0.02 * float(loss.detach()) if step else float(loss.detach())
-        )
+        now = float(loss.detach())
+        self._loss = 0.98 * self._loss + 0.02 * now if self._step else now
+
+    def _share(self, rows: np.ndarray) -> np.ndarray:
+        """This process's part of a batch; with fewer rows than processes some are taken twice."""
+        index, count = self._accelerator.process_index, self._accelerator.num_processes
+        return np.resize(rows, max(len(rows), count))[index::count]
+
+    def _mean_of_processes(self, value: torch.Tensor) -> torch.Tensor:
+        if self._accelerator.num_processes == 1:
+            return value
+        return self._accelerator.reduce(value, "mean")
 
     def _schedule(self, step: int) -> float:
         total = self.settings.epochs * self._steps_per_epoch
@@ -241,14 +261,15 @@ class EncoderTuning:
             mean = embeddings[domains == domain].mean(0)
             moved = (1 - CENTROID_STEP) * self._centroids[domain] + CENTROID_STEP * mean
             self._centroids[domain] = torch.nn.functional.normalize(moved, dim=0)
+        self._centroids = self._mean_of_processes(self._centroids)
 
     def _centroids_of(self, embeddings: np.ndarray) -> torch.Tensor:
         domains = self.data.domains
         count = int(domains.max(initial=-1)) + 1
         means = np.zeros((count, embeddings.shape[1]), dtype=np.float32)
-        for domain in np.unique(domains[domains >= 0]):
+        for domain in np.unique(domains[(domains >= 0) & ~self.held_]):
             means[domain] = embeddings[(domains == domain) & ~self.held_].mean(axis=0)
-        centroids = torch.nn.functional.normalize(torch.tensor(np.nan_to_num(means)), dim=1)
+        centroids = torch.nn.functional.normalize(torch.tensor(means), dim=1)
         return centroids.to(self._accelerator.device)
 
     def _close_epoch(self) -> None:
@@ -277,12 +298,13 @@ class EncoderTuning:
         return self._step == 0 and self._epoch - self.report_.best_epoch > self.settings.patience
 
     def _save_checkpoint(self) -> None:
+        if not self._accelerator.is_main_process:
+            return
         tensors = {
             **_prefixed("model", _copy(self.encoder.trained)),
             **_prefixed("best", self._best),
             **_prefixed("head", _copy(self._head)),
             "centroids": self._centroids,
-            "random": torch.get_rng_state(),
         }
         for number, state in self._optimizer.state_dict()["state"].items():
             tensors |= _prefixed(f"optimizer.{number}", state)
@@ -310,8 +332,21 @@ class EncoderTuning:
         self._epoch, self._step, self._loss = values["epoch"], values["step"], values["loss"]
         self.report_ = TuningReport(**values["report"])
         self.report_.resumed_at = self._epoch * self._steps_per_epoch + self._step
-        torch.set_rng_state(tensors["random"])
         return True
+
+
+def tune_on_every_gpu(settings: TuningSettings, folder: Path, data: TuningData) -> None:
+    """Where there are several GPUs, run the tuning on all of them; a run of this process on the same
+    folder then finds it done. Nothing where there is one device."""
+    if torch.cuda.device_count() < 2 or torch.cuda.is_initialized():
+        return
+    from accelerate import notebook_launcher
+
+    notebook_launcher(_tune, (settings, folder, data), num_processes=torch.cuda.device_count())
+
+
+def _tune(settings: TuningSettings, folder: Path, data: TuningData) -> None:
+    EncoderTuning(settings, folder).fit(data)
 
 
 def fast_bf16() -> bool:

@@ -28,6 +28,14 @@ class TuningData:
         known = np.full(len(queries), -1) if domains is None else domains
         return cls(queries, known, train.matrix("quality"), train.matrix("cost_usd"))
 
+    def sample(self, most: int, seed: int) -> TuningData:
+        """At most so many of the queries, by seed, in their order."""
+        if len(self.queries) <= most:
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self.queries))[:most])
+        queries = [self.queries[i] for i in rows]
+        return TuningData(queries, self.domains[rows], self.quality[rows], self.cost[rows])
+
     @property
     def digest(self) -> str:
         arrays = (self.domains.astype(np.int64), self.quality, self.cost)

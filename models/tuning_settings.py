@@ -17,8 +17,9 @@ class TuningSettings(BaseModel):
     layers it takes a third of the time. max_tokens: the encoder's window. domain_weight:
     weight of L_intra + separation · L_inter. margin: cosine below which domains are apart enough.
     routing_weight: weight of the routing-aware term. The rate rises over the first ``warmup`` share
-    of the steps and falls to zero at the last. held_share: training queries that tuning never
-    reads, for stopping and for the predictors' own choices. patience: epochs without gain.
+    of the steps and falls to zero at the last. max_queries: a larger training set is sampled, so
+    that the time is bounded. held_share: training queries that tuning never reads, for stopping and
+    for the predictors' own choices. patience: epochs without gain.
     may_stay: whether the encoder as it was is kept when no epoch serves routing better.
     """
 
@@ -27,7 +28,7 @@ class TuningSettings(BaseModel):
     base_model: str = "packaged"
     frozen_layers: int = Field(default=4, ge=0)
     max_tokens: int = Field(default=128, ge=16, le=512)
-    epochs: int = Field(default=2, ge=1)
+    epochs: int = Field(default=1, ge=1)
     patience: int = Field(default=1, ge=1)
     may_stay: bool = True
     batch_size: int = Field(default=32, ge=2)
@@ -40,8 +41,9 @@ class TuningSettings(BaseModel):
     separation: float = Field(default=1.0, ge=0)
     margin: float = Field(default=0.2, ge=-1, le=1)
     routing_weight: float = Field(default=1.0, ge=0)
+    max_queries: int = Field(default=10_000, ge=100)
     held_share: float = Field(default=0.15, gt=0, lt=0.5)
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "no", "bf16"] = "auto"
     seed: int = 0
 
     @property

@@ -15,6 +15,7 @@ import httpx
 import pandas as pd
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from models.evaluation_set import EvaluationSet, write_evaluation_set
 from models.measures import MEASURES
@@ -181,7 +182,7 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     deployments = httpx.post(f"{prefect}/deployments/filter", json={}).json()
     assert "train-router" in {d["name"] for d in deployments}
     artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}).json()
-    assert {a["key"] for a in artifacts} >= {"evaluation", "embedding"}
+    assert {a["key"] for a in artifacts} >= {"evaluation", "tagging", "encoder", "embedding"}
     mlflow = httpx.get(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/")
     assert mlflow.status_code == 200
 
@@ -196,9 +197,10 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert answer["release"] == "1"
     assert "│ 1 " in run("releases", home=home, **ports).stdout
     change_candidates(data, home, ports)
+    reuse_the_encoder(data, home, ports)
     checked = run("doctor", home=home, **ports)
     assert checked.returncode == 0, checked.stdout
-    assert "3 releases, champion 3" in checked.stdout
+    assert "4 releases, champion 3" in checked.stdout
 
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4
@@ -208,6 +210,19 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert alive == []
     assert "stopped" in log.read_text()
     assert not (home / "stack.json").exists()
+
+
+def reuse_the_encoder(data: Path, home: Path, ports: dict[str, str]) -> None:
+    """Train again with the champion's encoder, and look at what MLflow says of it."""
+    again = run("train", "--data", data, "--encoder", "reuse", home=home, **ports)
+    assert again.returncode == 0, again.stderr
+    client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
+    (encoder,) = client.search_model_versions("name = 'mixllm-encoder'")
+    assert float(encoder.tags["int8.cosine"]) > 0.9
+    assert float(encoder.tags["float32.agreement"]) > 0.9
+    assert encoder.description.startswith("# MixLLM encoder")
+    (domains,) = client.search_model_versions("name = 'mixllm-domains'")
+    assert domains.version == "1"
 
 
 def change_candidates(data: Path, home: Path, ports: dict[str, str]) -> None:
@@ -240,6 +255,60 @@ def change_candidates(data: Path, home: Path, ports: dict[str, str]) -> None:
     answer = httpx.post(f"{service}/v1/route", json={"query": "hello"}).json()
     assert answer["llm"] == "sim-coder"
     assert run("candidate", "enable", *gone, home=home, **ports).stdout.endswith("none\n")
+
+
+def test_the_audit_of_tags_is_a_table_a_plot_and_a_run(
+    data: Path, home: Path, simulated: EvaluationSet, tmp_path: Path
+) -> None:
+    out = tmp_path / "audit"
+    done = run("audit-tags", "--data", data, "--out", out, "--domains", "auto", home=home)
+    assert done.returncode == 0, done.stderr
+    assert "of the queries have a domain" in done.stdout
+    assert (out / "domains.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((out / "audit.json").read_text())
+    assert found["queries"] == len(simulated.split()[0].queries)
+    assert found["nmi"] > 0.5
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    run_id = done.stdout.split("MLflow run ")[1].strip()
+    assert client.get_run(run_id).data.metrics["nmi"] == pytest.approx(found["nmi"])
+    assert {f.path for f in client.list_artifacts(run_id, "report")} == {
+        f"report/{name}" for name in ("audit.md", "audit.json", "domains.png")
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--encoder", "thaw"], "encoder: Input should be 'frozen', 'reuse' or 'fine-tune'"),
+        (["--tagger", "llm"], "the llm tagger needs MIXLLM_TAGGER_URL"),
+        (["--domains", "many"], "domains"),
+        (["--tuning", "no.yaml"], "no.yaml: cannot be read"),
+        (["--tuning", "typo.yaml"], "tuning.epoch: Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_wrong_with_training_options_is_said(
+    arguments: list[str], message: str, data: Path, home: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "typo.yaml").write_text("epoch: 3\n")
+    given = [str(tmp_path / a) if a.endswith(".yaml") else a for a in arguments]
+    out = ("--out", tmp_path / "r.json", "--choices", tmp_path / "c.parquet")
+    done = run("evaluate", "--data", data, *out, *given, home=home)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("mixllm: ")
+    assert message in last
+
+
+def test_reusing_an_encoder_needs_a_champion(data: Path, tmp_path: Path) -> None:
+    out = ("--out", tmp_path / "r.json", "--choices", tmp_path / "c.parquet")
+    done = run("evaluate", "--data", data, "--encoder", "reuse", *out, home=tmp_path)
+    assert done.returncode == 2
+    assert "no release is champion yet, so there is no encoder to reuse" in done.stderr
+
+
+def test_the_schema_of_the_training_options_is_printed(tmp_path: Path) -> None:
+    printed = json.loads(run("schema", home=tmp_path).stdout)
+    assert {"encoder", "tagger", "domains", "tuning"} <= set(printed["properties"])
 
 
 def test_calibrate_says_what_to_expect(data: Path, home: Path) -> None:

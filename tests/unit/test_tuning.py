@@ -1,5 +1,8 @@
 """The encoder's tuning, on a small BERT with random weights."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +260,50 @@ def test_a_graph_that_embeds_otherwise_is_refused(
     assert float(figures[0].tags["float32.milliseconds"]) > 0
     with pytest.raises(EncoderError, match="no exported graph embeds as the model does"):
         choose_graph({"float32": encoder_folder}, queries, -encoder.encode(queries), choose)
+
+
+SEVERAL = """
+import sys
+from pathlib import Path
+import numpy as np
+from models.tuning import EncoderTuning
+from models.tuning_data import TuningData
+from models.tuning_settings import TuningSettings
+
+folder = Path(sys.argv[1])
+arrays = np.load(folder / "data.npz")
+data = TuningData(arrays["queries"].tolist(), arrays["domains"], arrays["quality"], arrays["cost"])
+settings = TuningSettings.model_validate_json((folder / "settings.json").read_text())
+EncoderTuning(settings, folder / "run").fit(data)
+"""
+
+
+def test_two_processes_learn_as_one_does(
+    data: TuningData, settings: TuningSettings, tmp_path: Path
+) -> None:
+    queries = np.array(data.queries)
+    np.savez(
+        tmp_path / "data.npz",
+        queries=queries,
+        domains=data.domains,
+        quality=data.quality,
+        cost=data.cost,
+    )
+    (tmp_path / "settings.json").write_text(settings.model_dump_json())
+    (tmp_path / "several.py").write_text(SEVERAL)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    done = subprocess.run(
+        [*launch, "--num_machines", "1", str(tmp_path / "several.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    several = EncoderTuning(settings, tmp_path / "run").fit(data)
+    assert several.report_.resumed_at is not None, "this process only reads what they learned"
+    one = EncoderTuning(settings, tmp_path / "one").fit(data)
+    assert [e["epoch"] for e in several.report_.epochs] == [e["epoch"] for e in one.report_.epochs]
+    for mine, theirs in zip(one.report_.epochs, several.report_.epochs, strict=True):
+        assert theirs["auc"] == pytest.approx(mine["auc"], abs=0.05)
+        assert theirs["within"] == pytest.approx(mine["within"], abs=0.05)
