@@ -158,6 +158,7 @@ def options_of(
     domains: str | None = None,
 ) -> dict[str, Any]:
     """Plain training options, checked. Raises SettingsError."""
+    from infra.taggers import check_tagger
     from models.training_options import read_options, read_tuning
 
     given = {
@@ -166,7 +167,7 @@ def options_of(
         "domains": int(domains) if domains and domains.isdigit() else domains,
         "tuning": read_tuning(tuning),
     }
-    read_options(**given)
+    check_tagger(read_options(**given).tagger, read_settings())
     return {key: value for key, value in given.items() if value is not None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from infra.llm_tagger import LLMTagger
@@ -12,28 +11,31 @@ from models.instagger import DEFAULT_MODEL, InsTagger
 from models.tags import KeyphraseTagger, Tagger
 from models.training_options import TaggerKind
 
-log = logging.getLogger("mixllm.tagging")
-
 
 def make_tagger(kind: TaggerKind, settings: Settings, queries: Sequence[str]) -> Tagger:
     """queries: what will be tagged; the keyphrase tagger learns from them which phrases tell.
 
-    Raises SettingsError where the settings lack what the tagger needs.
+    Raises SettingsError as ``check_tagger`` does.
     """
+    check_tagger(kind, settings)
     if kind == "keyphrase":
         return KeyphraseTagger().fit(queries)
     if kind == "instag":
         return InsTagger(settings.tagger_model or DEFAULT_MODEL)
-    if settings.tagger_url is None or settings.tagger_model is None:
-        raise SettingsError(
-            "the llm tagger needs MIXLLM_TAGGER_URL (an OpenAI-compatible endpoint, /v1 included) "
-            "and MIXLLM_TAGGER_MODEL"
-        )
     return LLMTagger(
-        settings.tagger_url,
-        settings.tagger_model,
+        str(settings.tagger_url),
+        str(settings.tagger_model),
         settings.tagger_key.get_secret_value() if settings.tagger_key else "none",
         settings.tagger_input_price,
         settings.tagger_output_price,
         settings.tagger_concurrency,
     )
+
+
+def check_tagger(kind: TaggerKind, settings: Settings) -> None:
+    """Raises SettingsError where the settings lack what the tagger needs."""
+    if kind == "llm" and (settings.tagger_url is None or settings.tagger_model is None):
+        raise SettingsError(
+            "the llm tagger needs MIXLLM_TAGGER_URL (an OpenAI-compatible endpoint, /v1 included) "
+            "and MIXLLM_TAGGER_MODEL"
+        )

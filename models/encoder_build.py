@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.digest import digest_json
-from models.encoder import BATCH_SIZE, CARD_FILE, FILES, INT8, REPORT_FILE
+from models.encoder import BATCH_SIZE, CARD_FILE, CONFIG_FILE, INT8, REPORT_FILE
 from models.encoder_card import model_card
 from models.encoder_export import export_encoder, quantise_encoder, replace_folder, resolved_model
 from models.encoder_gate import choose_graph, router_of
@@ -56,15 +56,10 @@ def build_encoder(
         report |= {"settings": settings.model_dump(), "tuning": asdict(tuning.report_)}
     else:
         encoder = TunableEncoder(resolved_model(settings.base_model), 0, MAX_TOKENS)
-    rows = np.linspace(0, len(data.queries) - 1, min(PROBES, len(data.queries))).astype(int)
-    probes = [data.queries[i] for i in rows]
-    encoder.transformer.cpu()
-    reference = encoder.embed(probes, BATCH_SIZE)
-    choose = router_of(reference, data.quality[rows], data.cost[rows])
+    learned = tune and tuning.report_.best_epoch > 0
+    split = {"held_share": settings.held_share, "seed": settings.seed} if learned else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        learned = tune and tuning.report_.best_epoch > 0
-        split = {"held_share": settings.held_share, "seed": settings.seed} if learned else None
         full = export_encoder(
             encoder.transformer,
             encoder.tokenizer,
@@ -73,14 +68,27 @@ def build_encoder(
             encoder.max_tokens,
             split,
         )
-        graphs = {"float32": full, INT8: quantise_encoder(full, Path(name) / INT8)}
-        chosen, figures = choose_graph(graphs, probes, reference, choose)
-        made = graphs[chosen]
-        report |= {"chosen": chosen, "graphs": [asdict(found) for found in figures]}
-        report["tags"] = {key: value for found in figures for key, value in found.tags.items()}
-        (made / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
-        config = json.loads((made / FILES[-1]).read_text())
-        (made / CARD_FILE).write_text(model_card(config, report))
+        made = _gated(full, encoder, data, report)
         replace_folder(made, folder)
     shutil.rmtree(work, ignore_errors=True)
     return folder
+
+
+def _gated(full: Path, encoder: TunableEncoder, data: TuningData, report: dict[str, Any]) -> Path:
+    """The folder of the fastest graph that passes the gate, with what was measured beside it.
+
+    full: the float32 encoder folder. report: what is known so far; the gate's figures are added.
+    """
+    rows = np.linspace(0, len(data.queries) - 1, min(PROBES, len(data.queries))).astype(int)
+    probes = [data.queries[i] for i in rows]
+    reference = encoder.embed(probes, BATCH_SIZE)
+    choose = router_of(reference, data.quality[rows], data.cost[rows])
+    graphs = {"float32": full, INT8: quantise_encoder(full, full.with_name(INT8))}
+    chosen, figures = choose_graph(graphs, probes, reference, choose)
+    made = graphs[chosen]
+    report |= {"chosen": chosen, "graphs": [asdict(found) for found in figures]}
+    report["tags"] = {key: value for found in figures for key, value in found.tags.items()}
+    (made / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
+    config = json.loads((made / CONFIG_FILE).read_text())
+    (made / CARD_FILE).write_text(model_card(config, report))
+    return made

@@ -70,7 +70,9 @@ def export_encoder(
         ids = torch.tensor([[tokenizer.cls_token_id, 100, tokenizer.sep_token_id]] * 2)
         batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max_tokens)
         shape = {0: batch, 1: tokens}
-        with warnings.catch_warnings():  # the exporter's remarks on its own inner workings
+        # The exporter's remarks on its own inner workings.
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 PooledEncoder(transformer.cpu().eval()),

@@ -23,7 +23,7 @@ class TrainingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    encoder: EncoderMode = "fine-tune"
+    encoder: EncoderMode = "frozen"
     tagger: TaggerKind = "keyphrase"
     domains: ClusterCount = CLUSTERS
     tuning: TuningSettings = TuningSettings()

@@ -147,7 +147,9 @@ class TunableEncoder:
 def load_pretrained(model: str | Path) -> tuple[Any, Any]:
     """(transformer, tokenizer). Raises EncoderError, saying what was looked for."""
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar of a tenth of a second, in the middle of ours
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(model))
         transformer = AutoModel.from_pretrained(str(model), use_safetensors=True)

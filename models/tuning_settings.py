@@ -37,7 +37,7 @@ class TuningSettings(BaseModel):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    domain_weight: float = Field(default=0.5, ge=0)
+    domain_weight: float = Field(default=0.05, ge=0)
     separation: float = Field(default=1.0, ge=0)
     margin: float = Field(default=0.2, ge=-1, le=1)
     routing_weight: float = Field(default=1.0, ge=0)
