@@ -174,6 +174,7 @@ def options_of(
 def point_prefect(settings: Settings) -> None:
     """Flows of this process report to the configured server, or to a temporary one of their own."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "mixllm")
     os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
     if settings.prefect_api_url is not None:
         os.environ.setdefault("PREFECT_API_URL", settings.prefect_api_url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -37,21 +37,21 @@ class HiddenStates:
 
     def fill(
         self,
-        batches: Iterable[np.ndarray],
+        batches: Sequence[np.ndarray],
         compute: Callable[[np.ndarray], torch.Tensor],
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int], None],
     ) -> HiddenStates:
-        """Compute what is not there. compute: query numbers (b,) → (b, t, d), t the longest."""
+        """Compute what is not there. compute: query numbers (b,) → (b, t, d), t the longest.
+        progress: called with the number of batches done."""
         if not (self.folder / LAYOUT_FILE).is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             shape = (max(int(self.ends[-1]), 1), self.width)
             rows = np.memmap(self.folder / "states.new", np.float16, "w+", shape=shape)
-            for batch in batches:
+            for number, batch in enumerate(batches, start=1):
                 states = compute(batch).float().cpu().numpy()
                 for state, i in zip(states, batch, strict=True):
                     rows[self.starts[i] : self.ends[i]] = state[: self.ends[i] - self.starts[i]]
-                if progress is not None:
-                    progress(len(batch))
+                progress(number)
             rows.flush()
             os.replace(self.folder / "states.new", self.folder / STATES_FILE)
             (self.folder / LAYOUT_FILE).write_text(json.dumps({"shape": shape}))

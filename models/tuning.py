@@ -73,19 +73,22 @@ class EncoderTuning:
     def fit(
         self, data: TuningData, progress: Callable[[int, int], None] | None = None
     ) -> EncoderTuning:
-        """progress: called with (steps done, steps in all)."""
+        """progress: called with (batches done, batches in all), those of the fixed layers first."""
         begun = time.perf_counter()
+        self._progress = progress or (lambda done, total: None)
         self._start(data)
-        steps = self.settings.epochs * self._steps_per_epoch
         while self._epoch < self.settings.epochs and not self._stalled():
-            self._train_epoch(lambda done: progress(done, steps) if progress else None)
+            self._train_epoch()
             self._close_epoch()
         self.encoder.trained.load_state_dict(self._best)
         self.report_.seconds += time.perf_counter() - begun
         self.report_.peak_megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if progress:
-            progress(steps, steps)
+        self._progress(self._total, self._total)
         return self
+
+    @property
+    def _total(self) -> int:
+        return self._filled + self.settings.epochs * self._steps_per_epoch
 
     def _start(self, data: TuningData) -> None:
         s = self.settings
@@ -108,8 +111,9 @@ class EncoderTuning:
         self._forms = query_forms(data.queries)
         learned = np.random.default_rng([s.seed, 1]).permutation(np.flatnonzero(~self.held_))
         self._judging = np.sort(np.append(np.flatnonzero(self.held_), learned[:JUDGING_ROWS]))
-        self._kept = self._keep_hidden_states()
         self._steps_per_epoch = -(-int((~self.held_).sum()) // s.batch_size)
+        self._filled = 0
+        self._kept = self._keep_hidden_states()
         self._build_learners()
         self._epoch, self._step, self._loss = 0, 0, 0.0
         self.report_ = TuningReport(device=str(self._accelerator.device))
@@ -157,8 +161,10 @@ class EncoderTuning:
             with torch.inference_mode(), self._accelerator.autocast():
                 return self.encoder.lower([self._tokens[i] for i in rows])[0]
 
+        batches = self._by_length(np.arange(len(self._tokens)), 32)
+        self._filled = len(batches)
         with self._accelerator.main_process_first():  # the others read what it wrote
-            return kept.fill(self._by_length(np.arange(len(self._tokens)), 32), lower)
+            return kept.fill(batches, lower, lambda done: self._progress(done, self._total))
 
     def _by_length(self, rows: np.ndarray, size: int) -> list[np.ndarray]:
         order = rows[np.argsort([len(self._tokens[i]) for i in rows], kind="stable")]
@@ -201,12 +207,13 @@ class EncoderTuning:
         with self._accelerator.autocast():
             return self.encoder.embed(queries)
 
-    def _train_epoch(self, progress: Callable[[int], None]) -> None:
+    def _train_epoch(self) -> None:
         batches = self._batches(self._epoch)
         for number in range(self._step, len(batches)):
             self._learn(batches[number], self._epoch * self._steps_per_epoch + number)
             self._step = number + 1
-            progress(self._epoch * self._steps_per_epoch + self._step)
+            done = self._filled + self._epoch * self._steps_per_epoch + self._step
+            self._progress(done, self._total)
             if self._step % CHECKPOINT_STEPS == 0:
                 self._save_checkpoint()
 

@@ -36,7 +36,7 @@ class UnseenScore:
             out = fold == number
             if out.any() and not out.all():
                 distances[out] = _distances(embeddings[out], self._centres(embeddings[~out]))
-        self.prototypes_ = self._centres(embeddings)
+        self._keep(self._centres(embeddings))
         if len(embeddings) < FOLDS:  # too few to leave any out
             distances = _distances(embeddings, self.prototypes_)
         self.threshold_ = max(float(np.quantile(distances, WITHIN)), 1e-6)
@@ -51,7 +51,11 @@ class UnseenScore:
 
     def score(self, embeddings: np.ndarray) -> np.ndarray:
         """(n, d) → (n,): 0 on a prototype, 1 at the threshold."""
-        return _distances(embeddings, self.prototypes_) / self.threshold_
+        return _distances(embeddings, self.prototypes_, self._squares) / self.threshold_
+
+    def _keep(self, prototypes: np.ndarray) -> None:
+        self.prototypes_ = prototypes
+        self._squares = (prototypes**2).sum(axis=1)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -65,13 +69,16 @@ class UnseenScore:
     def of(cls, arrays: dict[str, np.ndarray]) -> UnseenScore:
         """From the arrays of a fitted one."""
         score = cls(len(arrays["prototypes"]))
-        score.prototypes_ = arrays["prototypes"]
+        score._keep(arrays["prototypes"])
         score.threshold_ = float(arrays["unseen_threshold"][0])
         return score
 
 
-def _distances(embeddings: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
-    """(n,) Euclidean distance to the nearest prototype."""
-    squares = (prototypes**2).sum(axis=1) - 2 * embeddings @ prototypes.T
-    nearest = squares.min(axis=1) + (embeddings**2).sum(axis=1)
+def _distances(
+    embeddings: np.ndarray, prototypes: np.ndarray, squares: np.ndarray | None = None
+) -> np.ndarray:
+    """(n,) Euclidean distance to the nearest prototype. squares: (p,) the prototypes' own."""
+    if squares is None:
+        squares = (prototypes**2).sum(axis=1)
+    nearest = (squares - 2 * embeddings @ prototypes.T).min(axis=1) + (embeddings**2).sum(axis=1)
     return np.asarray(np.sqrt(np.maximum(nearest, 0.0)))
