@@ -56,7 +56,8 @@ class RidgeRegression:
             leverage = np.minimum(features.squares @ shrink + 1.0 / (n + self.prior_rows), 0.999)
             out = y - (y - fitted) / (1.0 - leverage)
             squared = (y - out)[judged] ** 2
-            paths.append((squared.mean(), squared.std() / np.sqrt(len(squared)), penalty, out))
+            # Of so many rows, however few judge: what is smoothed away is the same rows' noise.
+            paths.append((squared.mean(), squared.std() / np.sqrt(n), penalty, out))
         least = min(paths, key=lambda path: path[0])
         chosen = [path for path in paths if path[0] <= least[0] + least[1]][-1]
         self.error_ = float(chosen[0])
