@@ -66,19 +66,21 @@ def encoder_folder(
     domains = tagged.domains if tagged is not None else None
     data = TuningData.of(train, domains)
     tune = options.encoder == "fine-tune"
-    return built_encoder(settings.home, data, options.tuning, tune, per_cent(progress))
+    advance = per_cent(progress)
+    folder = built_encoder(settings.home, data, options.tuning, tune, advance)
+    advance(1, 1)
+    return folder
 
 
-def per_cent(progress: Progress) -> Callable[[int, int], None] | None:
+def per_cent(progress: Progress) -> Callable[[int, int], None]:
     """(done, in all) → the per cent points gained since the last call."""
-    if progress is None:
-        return None
     shown = 0
 
     def advance(done: int, total: int) -> None:
         nonlocal shown
         now = 100 * done // max(total, 1)
-        progress(now - shown)
+        if progress is not None:
+            progress(now - shown)
         shown = now
 
     return advance

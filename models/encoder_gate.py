@@ -18,7 +18,7 @@ from models.training import willingness_grid
 
 # A graph passes with this mean cosine to the model's own embeddings, and this share of its choices.
 # Predictors are fitted on the graph's own embeddings, so what it costs is less than this shows.
-LEAST_COSINE: Final = 0.98
+LEAST_COSINE: Final = 0.99
 LEAST_AGREEMENT: Final = 0.9
 # One query of this many tokens is timed, this many times.
 TIMED_TOKENS: Final = 64

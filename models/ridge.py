@@ -31,8 +31,8 @@ class RidgeRegression:
     The intercept shrinks towards ``prior`` as if ``prior_rows`` rows had shown it.
 
     Learned: weights_ (d,) float64, intercept_, penalty_, error_ (mean squared leave-one-out error
-    of the judged rows),
-    leave_one_out_ (n,): each training row as predicted by a model that did not see it.
+    of the judged rows), leave_one_out_ (n,): each training row as predicted by a model that did not
+    see it.
     """
 
     def __init__(self, prior: float, prior_rows: float) -> None:
