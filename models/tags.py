@@ -186,13 +186,12 @@ def _is_json(text: str) -> bool:
 class TagCache:
     """Tags on disk, by tagger and query digest: a JSON line a query in one file per tagger.
 
-    A line that was not written whole is unused. ``tagged``: how many queries the tagger was asked.
+    A line that was not written whole is unused.
     """
 
     def __init__(self, folder: Path, tagger: Tagger) -> None:
         self.tagger = tagger
         self.path = folder / f"{tagger.digest[:16]}.jsonl"
-        self.tagged = 0
         self._tags: dict[str, Tags] = {}
         for line in self.path.read_text().splitlines() if self.path.exists() else ():
             try:
@@ -221,7 +220,6 @@ class TagCache:
         for start in range(0, len(keys), chunk):
             part = keys[start : start + chunk]
             self._append(part, self.tagger.tag([new[key] for key in part], progress))
-        self.tagged += len(new)
         return [self._tags[digest_text(query)] for query in queries]
 
     def _append(self, keys: Sequence[str], tags: Sequence[Tags]) -> None:

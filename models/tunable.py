@@ -138,11 +138,6 @@ class TunableEncoder:
                 "use frozen_layers 0 to tune the whole model"
             )
 
-    def save(self, folder: Path) -> None:
-        """Write the model and its tokenizer as a Hugging Face folder (safetensors)."""
-        self.transformer.save_pretrained(folder, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder)
-
 
 def load_pretrained(model: str | Path) -> tuple[Any, Any]:
     """(transformer, tokenizer). Raises EncoderError, saying what was looked for."""
