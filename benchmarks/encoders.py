@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 
 from infra.encoders import prepared_encoder
 from models.calibration import training_rows
 from models.compiled import CompiledPredictors
+from models.digest import digest_json
 from models.encoder import EmbeddingCache, OnnxEncoder
 from models.evaluation import interval_text, oracle_of, outcome_of, sweep
 from models.evaluation_set import EvaluationSet, comparable, read_evaluation_set
@@ -60,6 +63,35 @@ class Parts:
     seen: EvaluationSet | None = None
 
 
+@dataclass(frozen=True)
+class Made:
+    """Embeddings of the training queries, of each set's test queries and of its seen ones; which
+    training queries the tuning did not learn from; what is told of the tuning."""
+
+    train: np.ndarray
+    test: list[np.ndarray]
+    seen: list[np.ndarray]
+    held: np.ndarray
+    report: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        arrays = {"train": self.train, "held": self.held.astype(np.uint8)}
+        arrays |= {f"test.{i}": found for i, found in enumerate(self.test)}
+        arrays |= {f"seen.{i}": found for i, found in enumerate(self.seen)}
+        save_file(arrays, path, {"report": json.dumps(self.report)})
+
+    @classmethod
+    def load(cls, path: Path) -> Made:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            report = json.loads(file.metadata()["report"])
+        test, seen = (
+            [found for name, found in sorted(arrays.items()) if name.startswith(kind)]
+            for kind in ("test.", "seen.")
+        )
+        return cls(arrays["train"], test, seen, arrays["held"].astype(bool), report)
+
+
 class Bench:
     """Runs variants on sets; what does not depend on the variant is made once."""
 
@@ -95,47 +127,63 @@ class Bench:
         return np.asarray(means.labels_)
 
     def run(self, variant: str, seed: int) -> dict[str, Any]:
+        made = self.made(variant, seed)
+        domains = self.domains(VARIANTS[variant][2], seed)
+        row, sets = 0, []
+        for i, part in enumerate(self.sets):
+            rows = slice(row, row + len(part.train.queries))
+            row = rows.stop
+            learned = made.held if made.report else None
+            train = self.inputs(self.queries[rows], made.train[rows], learned, rows)
+            test = self.inputs(part.test.queries["query"].tolist(), made.test[i], None, rows)
+            found = {"set": part.train.name, **self.measure(part, train, test, domains[rows])}
+            if part.seen is not None:
+                found |= unseen_measures(train.embeddings, made.seen[i], made.test[i])
+            sets.append(found)
+        return {"variant": variant, "seed": seed, **made.report, "sets": sets}
+
+    def made(self, variant: str, seed: int) -> Made:
+        """What a variant makes of every query; kept, so that other predictors need no new tuning."""
+        asked = {"variant": variant, "seed": seed, "settings": self.settings}
+        path = self.home / "made" / f"{digest_json(asked)[:16]}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.make(variant, seed).save(path)
+        return Made.load(path)
+
+    def make(self, variant: str, seed: int) -> Made:
+        tests = [part.test.queries["query"].tolist() for part in self.sets]
+        seen = [part.seen.queries["query"].tolist() for part in self.sets if part.seen is not None]
+        if variant == "frozen":
+            encode = self.cache.encode
+            held = np.ones(len(self.queries), dtype=bool)
+            return Made(
+                self.frozen, [encode(t) for t in tests], [encode(t) for t in seen], held, {}
+            )
         domain_weight, routing_weight, kind = VARIANTS[variant]
-        domains = self.domains(kind, seed)
-        record: dict[str, Any] = {"variant": variant, "seed": seed}
         settings = TuningSettings(
             **{**self.settings, "seed": seed},
             domain_weight=domain_weight,
             routing_weight=routing_weight,
         )
-        if variant == "frozen":
-            tuned = None
-            train_embeddings = self.frozen
-        else:
-            data = TuningData(self.queries, domains, self.quality, self.cost)
-            tuned = EncoderTuning(settings, self.home / "tuning").fit(data)
-            train_embeddings = tuned.embed()
-            report = tuned.report_
-            record |= {
-                "epochs": report.epochs,
-                "best_epoch": report.best_epoch,
-                "seconds": round(report.seconds, 1),
-                "peak_megabytes": round(report.peak_megabytes),
-            }
-            shutil.rmtree(self.home / "tuning" / "checkpoint", ignore_errors=True)
-        learned = None if tuned is None else tuned.held_
-        row, sets = 0, []
-        for part in self.sets:
-            rows = slice(row, row + len(part.train.queries))
-            row = rows.stop
-            test_queries = part.test.queries["query"].tolist()
-            embeddings = (
-                self.cache.encode(test_queries) if tuned is None else tuned.embed_new(test_queries)
-            )
-            train = self.inputs(self.queries[rows], train_embeddings[rows], learned, rows)
-            test = self.inputs(test_queries, embeddings, None, rows)
-            found = {"set": part.train.name, **self.measure(part, train, test, domains[rows])}
-            if part.seen is not None:
-                asked = part.seen.queries["query"].tolist()
-                known = self.cache.encode(asked) if tuned is None else tuned.embed_new(asked)
-                found |= unseen_measures(train.embeddings, known, embeddings)
-            sets.append(found)
-        return record | {"sets": sets}
+        data = TuningData(self.queries, self.domains(kind, seed), self.quality, self.cost)
+        tuned = EncoderTuning(settings, self.home / "tuning").fit(data)
+        shutil.rmtree(self.home / "tuning" / "checkpoint", ignore_errors=True)
+        found = tuned.report_
+        report = {
+            "epochs": found.epochs,
+            "best_epoch": found.best_epoch,
+            "seconds": round(found.seconds, 1),
+            "peak_megabytes": round(found.peak_megabytes),
+        }
+        embed = tuned.embed_new
+        return Made(
+            tuned.embed(),
+            [embed(t) for t in tests],
+            [embed(t) for t in seen],
+            tuned.held_,
+            report,
+        )
 
     def inputs(
         self, queries: list[str], embeddings: np.ndarray, held: np.ndarray | None, rows: slice

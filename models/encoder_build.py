@@ -75,7 +75,7 @@ def build_encoder(
 
 
 def _gated(full: Path, encoder: TunableEncoder, data: TuningData, report: dict[str, Any]) -> Path:
-    """The folder of the fastest graph that passes the gate, with what was measured beside it.
+    """The folder of the smallest graph that passes the gate, with what was measured beside it.
 
     full: the float32 encoder folder. report: what is known so far; the gate's figures are added.
     """

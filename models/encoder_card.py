@@ -19,7 +19,7 @@ def model_card(config: dict[str, Any], report: dict[str, Any]) -> str:
         f"`{report['data_digest'][:16]}`). Embeddings of different encoders do not mix.",
         "",
         "## Graphs",
-        f"Chosen: **{report['chosen']}**, the fastest that passed. Against the model itself, on "
+        f"Chosen: **{report['chosen']}**, the smallest that passed. Against the model itself, on "
         "training queries; one thread, 64 tokens:",
         "",
         "| graph | cosine, mean | least | same choices | milliseconds | MB |",
