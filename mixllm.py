@@ -41,6 +41,12 @@ Tagger = Annotated[
     str | None, typer.Option(help="keyphrase (no LLM), instag, or llm.", metavar="KIND")
 ]
 Domains = Annotated[str | None, typer.Option(help="Clusters of tags: a number, or auto.")]
+Families = Annotated[
+    str | None,
+    typer.Option(
+        help="Whose mean predicts, comma-separated: ridge, landmarks, forest, boosting, neighbours, mlp."
+    ),
+]
 Tuning = Annotated[
     Path | None, typer.Option(help="YAML with settings of the tuning; mixllm schema lists them.")
 ]
@@ -156,6 +162,7 @@ def options_of(
     encoder: str | None = None,
     tagger: str | None = None,
     domains: str | None = None,
+    families: str | None = None,
 ) -> dict[str, Any]:
     """Plain training options, checked. Raises SettingsError."""
     from infra.taggers import check_tagger
@@ -166,6 +173,7 @@ def options_of(
         "tagger": tagger,
         "domains": int(domains) if domains and domains.isdigit() else domains,
         "tuning": read_tuning(tuning),
+        "families": families.replace(" ", "").split(",") if families else None,
     }
     check_tagger(read_options(**given).tagger, read_settings())
     return {key: value for key, value in given.items() if value is not None}
@@ -189,9 +197,10 @@ def train(
     tagger: Tagger = None,
     domains: Domains = None,
     tuning: Tuning = None,
+    families: Families = None,
 ) -> None:
     """Train a router, evaluate it on unseen queries and register it as a release."""
-    options = options_of(tuning, encoder, tagger, domains)
+    options = options_of(tuning, encoder, tagger, domains, families)
     result = train_with(data, promote, quarantine, **options)
     show_measures(result["results"])
     state = "champion" if promote else f"challenger; promote it: mixllm promote {result['version']}"
@@ -217,14 +226,15 @@ def evaluate(
     tagger: Tagger = None,
     domains: Domains = None,
     tuning: Tuning = None,
+    families: Families = None,
 ) -> None:
     """Measure the router on unseen queries, beside every baseline; registers nothing."""
     from models.evaluation import evaluate as measure
     from models.plots import plot_curves
 
-    options = options_of(tuning, encoder, tagger, domains)
-    training, test, inputs, predictors = fitted(data, test_data, quarantine, options)
-    evaluation = measure(training, inputs[0], test, inputs[1], predictors, beta)
+    options = options_of(tuning, encoder, tagger, domains, families)
+    training, test, inputs, fits = fitted(data, test_data, quarantine, options)
+    evaluation = measure(training, inputs[0], test, inputs[1], fits, beta)
     for path in (out, choices, *([plot] if plot else [])):
         path.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
@@ -246,24 +256,27 @@ def calibrate(
     quarantine: Quarantine = None,
     encoder: Encoder = None,
     tuning: Tuning = None,
+    families: Families = None,
 ) -> None:
     """Find the willingness to pay for a target, and what to expect of it on unseen queries."""
     from models import calibration
     from models.compiled import CompiledPredictors
     from models.evaluation_set import comparable
 
-    training, test, inputs, predictors = fitted(data, None, quarantine, options_of(tuning, encoder))
+    options = options_of(tuning, encoder, families=families)
+    training, test, inputs, fits = fitted(data, None, quarantine, options)
     names, kept, notes = comparable(training, test)
-    predictors = [p for p in predictors if p.llm in names]
-    rows = calibration.training_rows(predictors, training, inputs[0], training.catalog)
+    fits = [found for found in fits if found.predictor.llm in names]
+    rows = calibration.training_rows(fits, training, inputs[0], training.catalog)
     defaults = calibration.calibrate(rows, quality_share, cost_share)
     seen = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
+    compiled = CompiledPredictors(
+        [found.predictor for found in fits], training.catalog, rows.deviation_scale
+    )
     unseen = calibration.Rows(
-        CompiledPredictors(predictors, training.catalog, rows.deviation_scale).estimate(
-            inputs[1][seen]
-        ),
-        kept.matrix("quality", [p.llm for p in predictors]),
-        kept.matrix("cost_usd", [p.llm for p in predictors]),
+        compiled.estimate(inputs[1][seen]),
+        kept.matrix("quality", compiled.candidates),
+        kept.matrix("cost_usd", compiled.candidates),
         rows.deviation_scale,
     )
     console.print(f"willingness to pay: {defaults.willingness_to_pay:.6g} USD per unit of quality")
@@ -279,11 +292,11 @@ def calibrate(
 def fitted(
     data: Path, test_data: Path | None, quarantine: Path | None, given: dict[str, Any]
 ) -> Any:
-    """(training set, test set, inputs of both, predictors fitted on the first)."""
+    """(training set, test set, inputs of both, what was fitted on the first)."""
     from infra import training_steps
     from models.encoder import encoder_digest
     from models.evaluation_set import read_evaluation_set
-    from models.training import fit_predictor
+    from models.fitting import fit_predictors, steps
     from models.training_options import read_options
 
     first = read_evaluation_set(data, quarantine)
@@ -302,8 +315,11 @@ def fitted(
         with progress_bar(f"embedding {name} queries", len(queries)) as advance:
             inputs.append(training_steps.embed(queries, folder, settings, advance))
     digest = encoder_digest(folder)
-    predictors = [fit_predictor(llm, training, inputs[0], digest) for llm in training.candidates]
-    return training, test, inputs, predictors
+    with progress_bar("fitting predictors", steps(options.families), "fit") as advance:
+        fits = fit_predictors(
+            training, inputs[0], digest, families=options.families, progress=advance
+        )
+    return training, test, inputs, fits
 
 
 def progress_bar(label: str, total: int, unit: str = "query") -> Any:

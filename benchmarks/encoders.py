@@ -28,13 +28,14 @@ from models.digest import digest_json
 from models.encoder import EmbeddingCache, OnnxEncoder
 from models.evaluation import interval_text, oracle_of, outcome_of, sweep
 from models.evaluation_set import EvaluationSet, comparable, read_evaluation_set
+from models.fitting import fit_predictors
 from models.inputs import QueryInputs
 from models.measures import MEASURES, Routed, drawn_measures, interval
 from models.query_form import query_forms
 from models.tag_clusters import TagClusters
 from models.tag_normalisation import NormalTags, normalise
 from models.tags import KeyphraseTagger
-from models.training import fit_predictor, willingness_grid
+from models.training import willingness_grid
 from models.tuning import EncoderTuning
 from models.tuning_data import TuningData
 from models.tuning_settings import TuningSettings
@@ -198,8 +199,9 @@ class Bench:
     ) -> dict[str, Any]:
         names, kept, _ = comparable(part.train, part.test)
         rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
-        predictors = [fit_predictor(llm, part.train, train, "benchmark") for llm in names]
-        scale = training_rows(predictors, part.train, train, part.train.catalog).deviation_scale
+        fitted = fit_predictors(part.train, train, "benchmark", names)
+        predictors = [found.predictor for found in fitted]
+        scale = training_rows(fitted, part.train, train, part.train.catalog).deviation_scale
         compiled = CompiledPredictors(predictors, part.test.catalog, scale)
         estimates = compiled.estimate(test[rows])
         quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)

@@ -17,7 +17,7 @@ from flows.train_router import (
     RETRIES,
     embed,
     evaluate_release,
-    fit_one,
+    fit,
     make_encoder,
     tag,
     validate_data,
@@ -129,9 +129,8 @@ def measured_without(
     fewer = without_tags(tagged, share, options.tuning.seed)
     folder = make_encoder(train, fewer, tuned, settings)
     inputs, test_inputs = embed(train, folder, settings), embed(test, folder, settings)
-    digest = encoder_digest(folder)
-    predictors = [fit_one(llm, train, inputs, digest) for llm in train.candidates]
-    measured = evaluate_release(train, inputs, test, test_inputs, predictors).results["measures"]
+    fitted = fit(train, inputs, encoder_digest(folder), options.families)
+    measured = evaluate_release(train, inputs, test, test_inputs, fitted).results["measures"]
     return {
         "removed": share,
         "aiq": interval_text(measured["mixllm"]["aiq"], share=False),

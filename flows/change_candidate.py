@@ -10,13 +10,15 @@ from typing import Any
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.train_router import RETRIES, embed, fit_one, promote, validate_data
+from flows.train_router import RETRIES, embed, promote, validate_data
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
 from models.errors import NoRelease
 from models.evaluation_set import EvaluationSet, is_test_query
-from models.manifest import read_manifest
-from models.predictors import Predictor
+from models.fitting import fit_predictors
+from models.inputs import QueryInputs
+from models.manifest import Manifest, read_manifest
+from models.predictors import Predictor, shared_maps
 from models.release import change_release
 
 
@@ -35,7 +37,7 @@ def register_change(
     folder: Path, base: str, change: str, predictor: Predictor | None, settings: Settings
 ) -> str:
     """Register the changed release; parts that did not change keep their versions."""
-    metrics = predictor.metrics_ if predictor is not None else {}
+    metrics = dict(predictor.metrics) if predictor is not None else {}
     with tempfile.TemporaryDirectory() as name:
         reports = Path(name)
         (reports / "change.json").write_text(
@@ -48,6 +50,16 @@ def register_change(
             reports=reports,
             flow_run=str(runtime.flow_run.get_id() or "none"),
         )
+
+
+@task(name="fit predictor", task_run_name="fit {name}", cache_policy=NO_CACHE)
+def fit_one(
+    name: str, data: EvaluationSet, inputs: QueryInputs, release: Path, manifest: Manifest
+) -> Predictor:
+    """One candidate's predictor, over the maps that the release's predictors share."""
+    shared = shared_maps(Predictor.load(release / p.folder) for p in manifest.predictors.values())
+    (fitted,) = fit_predictors(data, inputs, manifest.encoder.encoder, [name], maps=shared)
+    return fitted.predictor
 
 
 def rows_of(name: str, data: EvaluationSet) -> EvaluationSet:
@@ -86,7 +98,7 @@ def change_candidate(
             rows = rows_of(name, whole)
             manifest = read_manifest(source)
             inputs = embed(rows, source / manifest.encoder.folder, settings)
-            predictor = fit_one(name, rows, inputs, manifest.encoder.encoder)
+            predictor = fit_one(name, rows, inputs, source, manifest)
             change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
             change_release(source, folder, put=(predictor, whole.catalog.get(name)))
         new = register_change(folder, version, change, predictor, settings)

@@ -17,8 +17,6 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
-from prefect.utilities.annotations import unmapped
 
 from infra import training_steps
 from infra.registry import Registry
@@ -29,17 +27,14 @@ from models.domains import Domains
 from models.encoder import encoder_digest
 from models.evaluation import Evaluation, evaluate, headline, measures_table
 from models.evaluation_set import EvaluationSet, read_evaluation_set
+from models.fitting import Fitted, fit_predictors, steps
 from models.inputs import QueryInputs
 from models.manifest import DataSource
 from models.plots import plot_curves
-from models.predictors import Predictor
 from models.release import PROBES, build_release
 from models.tagging import TaggedQueries
-from models.training import fit_predictor
 from models.training_options import TrainingOptions, read_options
 
-# Fitting is NumPy work that uses every core by itself; more threads only share them out.
-WORKERS: Final = 2
 RETRIES: Final = [2, 10, 30]
 
 
@@ -94,10 +89,15 @@ def embed(data: EvaluationSet, encoder_folder: Path, settings: Settings) -> Quer
         return training_steps.embed(queries, encoder_folder, settings, advance)
 
 
-@task(name="fit predictor", task_run_name="fit {llm}", cache_policy=NO_CACHE)
-def fit_one(llm: str, data: EvaluationSet, inputs: QueryInputs, encoder: str) -> Predictor:
-    """One candidate's predictor."""
-    return fit_predictor(llm, data, inputs, encoder)
+@task(name="fit predictors", cache_policy=NO_CACHE)
+def fit(
+    data: EvaluationSet, inputs: QueryInputs, encoder: str, families: tuple[str, ...]
+) -> list[Fitted]:
+    """A predictor per candidate, over maps that all share."""
+    with progress_artifact("predictors", steps(families), "fits") as advance:
+        fitted = fit_predictors(data, inputs, encoder, families=families, progress=advance)
+    create_table_artifact(key="predictors", table=[fit_row(found) for found in fitted])
+    return fitted
 
 
 @task(name="assemble", cache_policy=NO_CACHE)
@@ -107,20 +107,21 @@ def assemble(
     train: EvaluationSet,
     tagged: TaggedQueries,
     inputs: QueryInputs,
-    predictors: list[Predictor],
+    fitted: list[Fitted],
 ) -> None:
     """Write the release folder."""
     shutil.copytree(encoder_folder, folder / "encoder")
+    predictors = [found.predictor for found in fitted]
     queries = train.queries["query"].tolist()
     build_release(
         folder,
         Domains().fit(inputs.embeddings, tagged.tags.tags, tagged.clusters),
         predictors,
         train.catalog,
-        choose_defaults(training_rows(predictors, train, inputs, train.catalog)),
+        choose_defaults(training_rows(fitted, train, inputs, train.catalog)),
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
-        notes=left_out(train.catalog, predictors),
+        notes=left_out(train.catalog, fitted),
     )
 
 
@@ -130,10 +131,10 @@ def evaluate_release(
     train_inputs: QueryInputs,
     test: EvaluationSet,
     test_inputs: QueryInputs,
-    predictors: list[Predictor],
+    fitted: list[Fitted],
 ) -> Evaluation:
     """The measures on unseen queries, beside every baseline."""
-    evaluation = evaluate(train, train_inputs, test, test_inputs, predictors)
+    evaluation = evaluate(train, train_inputs, test, test_inputs, fitted)
     create_table_artifact(
         key="evaluation",
         table=measures_table(evaluation.results),
@@ -146,7 +147,7 @@ def evaluate_release(
 def register(
     folder: Path,
     evaluation: Evaluation,
-    predictors: list[Predictor],
+    fitted: list[Fitted],
     options: TrainingOptions,
     settings: Settings,
 ) -> str:
@@ -157,7 +158,7 @@ def register(
         (reports / "results.json").write_text(json.dumps(results, indent=2))
         evaluation.choices.to_parquet(reports / "choices.parquet", index=False)
         plot_curves(evaluation.curves, results, reports / "curve.png")
-        fits = {p.llm: p.metrics_ for p in predictors}
+        fits = [fit_row(found) for found in fitted]
         (reports / "predictors.json").write_text(json.dumps(fits, indent=2))
         return Registry(settings.registry_uri, settings.home / "registry").register_release(
             folder,
@@ -166,8 +167,8 @@ def register(
                 "data_digest": results["training_digest"],
                 "training_queries": results["training_queries"],
                 "test_queries": results["test_queries"],
-                "candidates": len(predictors),
-                "predictor_family": "ridge",
+                "candidates": len(fitted),
+                "families": ", ".join(options.families),
                 "encoder": options.encoder,
                 "tagger": options.tagger,
             },
@@ -187,11 +188,7 @@ def promote(version: str, champion: bool, settings: Settings) -> None:
         registry.challenge(version)
 
 
-@flow(
-    name="train-router",
-    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),
-    validate_parameters=False,
-)
+@flow(name="train-router", validate_parameters=False)
 def train_router(
     data: str,
     promote_release: bool = False,
@@ -200,14 +197,17 @@ def train_router(
     tagger: str | None = None,
     domains: int | str | None = None,
     tuning: dict[str, Any] | None = None,
+    families: list[str] | None = None,
 ) -> dict[str, Any]:
     """Train on an evaluation set's training queries, evaluate on its test queries, register.
 
     data: an evaluation set's folder. promote_release: make the release champion; else challenger.
-    quarantine: a file for bad rows. encoder, tagger, domains, tuning: see ``TrainingOptions``.
+    quarantine: a file for bad rows. encoder, tagger, domains, tuning, families: see ``TrainingOptions``.
     Returns {"version", "results"}.
     """
-    options = read_options(encoder=encoder, tagger=tagger, domains=domains, tuning=tuning)
+    options = read_options(
+        encoder=encoder, tagger=tagger, domains=domains, tuning=tuning, families=families
+    )
     settings = read_settings()
     whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
     train, test = whole.split()
@@ -215,14 +215,12 @@ def train_router(
     encoder_folder = make_encoder(train, tagged, options, settings)
     train_inputs = embed(train, encoder_folder, settings)
     test_inputs = embed(test, encoder_folder, settings)
-    predictors = fit_one.map(
-        train.candidates, unmapped(train), unmapped(train_inputs), encoder_digest(encoder_folder)
-    ).result()
+    fitted = fit(train, train_inputs, encoder_digest(encoder_folder), options.families)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "release"
-        assemble(folder, encoder_folder, train, tagged, train_inputs, predictors)
-        evaluation = evaluate_release(train, train_inputs, test, test_inputs, predictors)
-        version = register(folder, evaluation, predictors, options, settings)
+        assemble(folder, encoder_folder, train, tagged, train_inputs, fitted)
+        evaluation = evaluate_release(train, train_inputs, test, test_inputs, fitted)
+        version = register(folder, evaluation, fitted, options, settings)
     promote(version, promote_release, settings)
     get_run_logger().info("registered release %s", version)
     return {"version": version, "results": evaluation.results}
@@ -249,6 +247,13 @@ def progress_artifact(name: str, total: int, unit: str = "queries") -> Any:
     update_progress_artifact(artifact_id=artifact, progress=100.0)
 
 
-def left_out(catalog: Catalog, predictors: list[Predictor]) -> list[str]:
-    fitted = {p.llm for p in predictors}
-    return [f"{name}: no outcomes, left out" for name in catalog.names if name not in fitted]
+def left_out(catalog: Catalog, fitted: list[Fitted]) -> list[str]:
+    known = {found.predictor.llm for found in fitted}
+    return [f"{name}: no outcomes, left out" for name in catalog.names if name not in known]
+
+
+def fit_row(fitted: Fitted) -> dict[str, Any]:
+    """A predictor's line in the table of fits."""
+    predictor = fitted.predictor
+    recipe = {name: ", ".join(families) for name, families in predictor.recipe.items()}
+    return {"llm": predictor.llm, **recipe, **predictor.metrics}

@@ -12,9 +12,9 @@ from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, Estimates, score
 from models.errors import DecisionError
 from models.evaluation_set import EvaluationSet
+from models.fitting import Fitted
 from models.inputs import QueryInputs
 from models.measures import QUALITY_SHARE
-from models.predictors import Predictor
 from models.shrinkage import deviation_scale, shrink
 from models.training import willingness_grid
 
@@ -56,23 +56,23 @@ class Rows:
 
 
 def training_rows(
-    predictors: Sequence[Predictor], data: EvaluationSet, inputs: QueryInputs, catalog: Catalog
+    fitted: Sequence[Fitted], data: EvaluationSet, inputs: QueryInputs, catalog: Catalog
 ) -> Rows:
-    """Training rows as predicted by models that did not see them (leave-one-out).
+    """Training rows as predicted by models that did not see them.
 
-    predictors: just fitted on ``data``. Left out: queries that the encoder's tuning learned from,
+    fitted: on ``data``. Left out: queries that the encoder's tuning learned from,
     queries that a well-covered candidate did not answer, candidates that answered few queries.
     """
-    names = [p.llm for p in predictors]
+    names = [found.predictor.llm for found in fitted]
     true_quality, true_cost = data.matrix("quality", names), data.matrix("cost_usd", names)
     answered = ~np.isnan(true_quality)
     wide = answered.mean(axis=0) >= NEARLY_ALL * answered.mean(axis=0).max()
     rows = answered[:, wide].all(axis=1) & inputs.honest
     quality, tokens = np.full(answered.shape, np.nan), np.full(answered.shape, np.nan)
-    for i, predictor in enumerate(predictors):
-        quality[answered[:, i], i] = predictor.leave_one_out_quality_
-        tokens[answered[:, i], i] = predictor.leave_one_out_tokens_
-    kept = [p for p, w in zip(predictors, wide, strict=True) if w]
+    for i, found in enumerate(fitted):
+        quality[answered[:, i], i] = found.quality
+        tokens[answered[:, i], i] = found.tokens
+    kept = [found.predictor for found, w in zip(fitted, wide, strict=True) if w]
     compiled = CompiledPredictors(kept, catalog)
     truth, predicted = true_quality[rows][:, wide], quality[rows][:, wide]
     scale = deviation_scale(predicted, truth, compiled.means)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from models.catalog import Catalog
 from models.decision import Estimates
+from models.families.contract import FeatureMap
 from models.inputs import QueryInputs
-from models.predictors import MAX_RESPONSE_TOKENS, Predictor
+from models.predictors import Predictor, tokens_of
 from models.shrinkage import shrink
-from models.uncertainty import bonus
+from models.uncertainty import along, bonus
 
 
 class CompiledPredictors:
@@ -24,30 +26,15 @@ class CompiledPredictors:
         self, predictors: Sequence[Predictor], catalog: Catalog, deviation_scale: float = 1.0
     ) -> None:
         self.deviation_scale = deviation_scale
-        self.means = np.array([p.metrics_["mean_quality"] for p in predictors])
+        self.means = np.array([p.metrics["mean_quality"] for p in predictors])
         self.candidates = [p.llm for p in predictors]
         entries = [catalog.get(p.llm) for p in predictors]
-        self._weights = np.stack(
-            [p.quality_weights_ for p in predictors] + [p.length_weights_ for p in predictors],
-            axis=1,
-        ).astype(np.float32)
-        self._intercepts = np.array(
-            [p.quality_intercept_ for p in predictors] + [p.length_intercept_ for p in predictors],
-            dtype=np.float64,
-        )
-        self._smearing = np.array([p.smearing_ for p in predictors])
-        self._prompt = np.array([p.prompt_ for p in predictors])
-        self._cost_offset = np.array([p.cost_offset_ for p in predictors])
-        # Candidates seen on the same queries share one matrix: it is multiplied once.
-        distinct: dict[bytes, int] = {}
-        self._shared = np.array(
-            [
-                distinct.setdefault(p.inverse_covariance_.tobytes(), len(distinct))
-                for p in predictors
-            ]
-        )
-        firsts = [int(np.argmax(self._shared == i)) for i in range(len(distinct))]
-        self._inverses = np.stack([predictors[i].inverse_covariance_ for i in firsts])
+        self._intercepts = np.array([p.intercepts for p in predictors]).T.ravel()
+        self._heads = _stacks(predictors)
+        self._smearing = np.array([p.smearing for p in predictors])
+        self._prompt = np.array([p.prompt for p in predictors])
+        self._cost_offset = np.array([p.cost_offset_usd for p in predictors])
+        self._sights = _sights(predictors)
         self._input_price = np.array([c.input_price for c in entries]) / 1e6
         self._output_price = np.array([c.output_price for c in entries]) / 1e6
         self._first_token = np.array([c.time_to_first_token for c in entries])
@@ -56,11 +43,11 @@ class CompiledPredictors:
     def estimate(self, inputs: QueryInputs, waiting: np.ndarray | None = None) -> Estimates:
         """Estimates (n, L) for n queries; waiting: (L,) seconds, 0 unless given."""
         count = len(self.candidates)
-        raw = inputs.features @ self._weights + self._intercepts
-        ceiling = np.log(MAX_RESPONSE_TOKENS)
-        tokens = np.exp(np.minimum(raw[:, count:], ceiling)) * self._smearing
+        raw = np.tile(self._intercepts, (len(inputs), 1))
+        for stack in self._heads:
+            stack.add(inputs, raw)
         quality = shrink(np.clip(raw[:, :count], 0.0, 1.0), self.means, self.deviation_scale)
-        return self._estimates(inputs, quality, np.clip(tokens, 0.0, MAX_RESPONSE_TOKENS), waiting)
+        return self._estimates(inputs, quality, tokens_of(raw[:, count:], self._smearing), waiting)
 
     def estimate_from(
         self, inputs: QueryInputs, quality: np.ndarray, response_tokens: np.ndarray
@@ -86,5 +73,69 @@ class CompiledPredictors:
             response_tokens=tokens,
             cost=np.maximum(cost, 0.0),
             time=time,
-            uncertainty=bonus(self._inverses, inputs.embeddings)[:, self._shared],
+            uncertainty=self._uncertainty(inputs),
         )
+
+    def _uncertainty(self, inputs: QueryInputs) -> np.ndarray:
+        out = np.empty((len(inputs), len(self.candidates)), dtype=np.float32)
+        for sight in self._sights:
+            rows = along(inputs.embeddings, sight.directions)
+            out[:, sight.columns] = bonus(sight.inverses, rows)[:, sight.shared]
+        return out
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The heads of several candidates over one map. weights: (m, c). columns: (c,) where their
+    parts belong among L qualities and L lengths."""
+
+    mapped: FeatureMap
+    weights: np.ndarray
+    columns: np.ndarray
+
+    def add(self, inputs: QueryInputs, raw: np.ndarray) -> None:
+        """Add these heads' part to raw (n, 2L)."""
+        raw[:, self.columns] += self.mapped.combine(self.mapped.represent(inputs), self.weights)
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """Candidates whose uncertainty looks along the same directions. inverses: (k, c, c), distinct
+    ones: candidates seen on the same queries share one. columns: (p,) the candidates; shared: (p,)
+    each one's inverse."""
+
+    directions: np.ndarray
+    inverses: np.ndarray
+    columns: np.ndarray
+    shared: np.ndarray
+
+
+def _stacks(predictors: Sequence[Predictor]) -> list[_Stack]:
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for i, predictor in enumerate(predictors):
+        for family in predictor.weights:
+            groups.setdefault(predictor.maps.digests[family], []).append((i, family))
+    stacks = []
+    for members in groups.values():
+        first, family = members[0]
+        weights = np.concatenate([predictors[i].weights[f].T for i, f in members])
+        columns = np.array([i + t * len(predictors) for i, _ in members for t in range(2)])
+        used = weights.any(axis=1)  # a family may serve one target alone
+        stacked = np.ascontiguousarray(weights[used].T)
+        stacks.append(_Stack(predictors[first].maps.features[family], stacked, columns[used]))
+    return stacks
+
+
+def _sights(predictors: Sequence[Predictor]) -> list[_Sight]:
+    groups: dict[bytes, list[int]] = {}
+    for i, predictor in enumerate(predictors):
+        groups.setdefault(predictor.maps.directions.tobytes(), []).append(i)
+    sights = []
+    for members in groups.values():
+        distinct: dict[bytes, int] = {}
+        matrices = [predictors[i].inverse_covariance for i in members]
+        shared = [distinct.setdefault(m.tobytes(), len(distinct)) for m in matrices]
+        firsts = [matrices[shared.index(number)] for number in range(len(distinct))]
+        directions = predictors[members[0]].maps.directions
+        sights.append(_Sight(directions, np.stack(firsts), np.array(members), np.array(shared)))
+    return sights

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def digest_bytes(data: bytes) -> str:
@@ -27,3 +30,12 @@ def digest_file(path: Path) -> str:
 def digest_json(value: Any) -> str:
     """SHA-256 of a value's canonical JSON (sorted keys, no spaces)."""
     return digest_text(json.dumps(value, sort_keys=True, separators=(",", ":"), default=str))
+
+
+def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over arrays: names, types, shapes and values."""
+    seen = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        seen.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        seen.update(np.ascontiguousarray(array).tobytes())
+    return seen.hexdigest()

@@ -12,8 +12,7 @@ import numpy as np
 
 from models.encoder import GRAPH_FILE, OnnxEncoder
 from models.errors import EncoderError
-from models.predictors import quality_regression
-from models.ridge import Decomposition, RidgeRegression
+from models.ridge import Decomposition, RidgeRegression, quality_regression
 from models.training import willingness_grid
 
 # A graph passes with this mean cosine to the model's own embeddings, and this share of its choices.

@@ -14,9 +14,9 @@ from models.calibration import training_rows
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, Estimates, score
 from models.evaluation_set import EvaluationSet, comparable
+from models.fitting import Fitted
 from models.inputs import QueryInputs
 from models.measures import Routed, compare
-from models.predictors import Predictor
 from models.training import willingness_grid
 
 
@@ -35,21 +35,22 @@ def evaluate(
     train_inputs: QueryInputs,
     test: EvaluationSet,
     test_inputs: QueryInputs,
-    predictors: Sequence[Predictor],
+    fitted: Sequence[Fitted],
     beta: float = 0.0,
     draws: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Compare the router with every baseline; predictors: fitted on ``train``.
+    """Compare the router with every baseline; fitted: on ``train``.
 
     The measures know quality and cost only, so the latency penalty is off unless beta is given.
     """
     names, kept, notes = comparable(train, test)
     test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
-    by_name = {p.llm: p for p in predictors}
+    by_name = {found.predictor.llm: found for found in fitted}
     competing = [by_name[name] for name in names]
     scale = training_rows(competing, train, train_inputs, train.catalog).deviation_scale
-    compiled = CompiledPredictors(competing, test.catalog, scale)
+    predictors = [found.predictor for found in competing]
+    compiled = CompiledPredictors(predictors, test.catalog, scale)
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
     train_quality = train.matrix("quality", names)
     train_cost = train.matrix("cost_usd", names)

@@ -49,11 +49,6 @@ class QueryInputs:
             return np.ones(len(self), dtype=bool)
         return self.unread
 
-    @property
-    def features(self) -> np.ndarray:
-        """(n, d + f) float32: embeddings and forms side by side."""
-        return np.hstack([self.embeddings, self.forms])
-
 
 def read_queries(
     queries: Sequence[str],

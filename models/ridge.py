@@ -6,6 +6,9 @@ from typing import Final
 
 import numpy as np
 
+# Rows that the prior mean of a rarely seen candidate is worth.
+PRIOR_ROWS: Final = 20.0
+PRIOR_QUALITY: Final = 0.5
 PENALTIES: Final = tuple(float(a) for a in np.geomspace(1.0, 3000.0, 15))
 
 
@@ -69,3 +72,8 @@ class RidgeRegression:
     def predict(self, features: np.ndarray) -> np.ndarray:
         """(n, d) → (n,)."""
         return np.asarray(features @ self.weights_ + self.intercept_)
+
+
+def quality_regression() -> RidgeRegression:
+    """The unfitted model of a candidate's quality."""
+    return RidgeRegression(PRIOR_QUALITY, PRIOR_ROWS)

@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import SettingsError, nearest
+from models.families import DEFAULT_FAMILIES
 from models.tag_clusters import CLUSTERS, ClusterCount
 from models.tuning_settings import TuningSettings
 
 EncoderMode = Literal["frozen", "reuse", "fine-tune"]
 TaggerKind = Literal["keyphrase", "instag", "llm"]
+FamilyName = Literal["ridge", "landmarks", "forest", "boosting", "neighbours", "mlp"]
 
 
 class TrainingOptions(BaseModel):
     """encoder: ``frozen``, the base model as published; ``fine-tune``, tuned on these queries;
     ``reuse``, the champion's. tagger: who tags. domains: clusters of tags, or ``auto``. tuning: see
-    ``TuningSettings``; its base_model holds for the frozen encoder too."""
+    ``TuningSettings``; its base_model holds for the frozen encoder too. families: of the predictors
+    (``models.families``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,6 +30,7 @@ class TrainingOptions(BaseModel):
     tagger: TaggerKind = "keyphrase"
     domains: ClusterCount = CLUSTERS
     tuning: TuningSettings = TuningSettings()
+    families: tuple[FamilyName, ...] = Field(DEFAULT_FAMILIES, min_length=1)
 
     @property
     def needs_domains(self) -> bool:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.families.ridge import ridge_features
 from models.measures import aiq
-from models.predictors import features_of, quality_regression
-from models.ridge import Decomposition
+from models.ridge import Decomposition, quality_regression
 from models.shrinkage import deviation_scale, deviations, shrink
 from models.training import willingness_grid
 
@@ -70,7 +70,7 @@ def held_predictions(
             predicted[:, llm] = np.nanmean(quality[:, llm]) if known.any() else 0.5
             continue
         if known.tobytes() not in shared:
-            shared[known.tobytes()] = Decomposition(features_of(embeddings[known], forms[known])[0])
+            shared[known.tobytes()] = Decomposition(ridge_features(embeddings[known], forms[known]))
         rows = shared[known.tobytes()]
         fitted = quality_regression().fit(rows, quality[known, llm], held[known])
         full = np.full(len(held), float(np.nanmean(quality[:, llm])))

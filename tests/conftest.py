@@ -19,6 +19,7 @@ from models.calibration import choose_defaults, training_rows
 from models.domains import Domains
 from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
 from models.evaluation_set import EvaluationSet
+from models.fitting import Fitted, fit_predictors
 from models.inputs import QueryInputs, read_queries
 from models.manifest import DataSource
 from models.predictors import Predictor
@@ -26,7 +27,6 @@ from models.release import PROBES, build_release
 from models.simulated import simulated_evaluation_set
 from models.tagging import TaggedQueries, tagged_queries
 from models.tags import KeyphraseTagger
-from models.training import fit_predictor
 from monitoring.schema import migrate
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -79,11 +79,15 @@ def train_inputs(
 
 
 @pytest.fixture(scope="session")
-def predictors(
+def fitted(
     split: tuple[EvaluationSet, EvaluationSet], train_inputs: QueryInputs, encoder_folder: Path
-) -> list[Predictor]:
-    digest = encoder_digest(encoder_folder)
-    return [fit_predictor(llm, split[0], train_inputs, digest) for llm in split[0].candidates]
+) -> list[Fitted]:
+    return fit_predictors(split[0], train_inputs, encoder_digest(encoder_folder))
+
+
+@pytest.fixture(scope="session")
+def predictors(fitted: list[Fitted]) -> list[Predictor]:
+    return [found.predictor for found in fitted]
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +101,7 @@ def release_folder(
     tmp_path_factory: pytest.TempPathFactory,
     split: tuple[EvaluationSet, EvaluationSet],
     train_inputs: QueryInputs,
-    predictors: list[Predictor],
+    fitted: list[Fitted],
     tagged: TaggedQueries,
     encoder_folder: Path,
 ) -> Path:
@@ -109,9 +113,9 @@ def release_folder(
     build_release(
         folder,
         Domains().fit(train_inputs.embeddings, tagged.tags.tags, tagged.clusters),
-        predictors,
+        [found.predictor for found in fitted],
         train.catalog,
-        choose_defaults(training_rows(predictors, train, train_inputs, train.catalog)),
+        choose_defaults(training_rows(fitted, train, train_inputs, train.catalog)),
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:PROBES],
     )

@@ -5,17 +5,17 @@ from models.calibration import Rows, calibrate, choose_defaults, expected, train
 from models.decision import DecisionDefaults
 from models.errors import DecisionError
 from models.evaluation_set import EvaluationSet
+from models.fitting import Fitted, fit_predictors
 from models.inputs import QueryInputs
-from models.predictors import Predictor
 
 
 @pytest.fixture
 def rows(
     split: tuple[EvaluationSet, EvaluationSet],
     train_inputs: QueryInputs,
-    predictors: list[Predictor],
+    fitted: list[Fitted],
 ) -> Rows:
-    return training_rows(predictors, split[0], train_inputs, split[0].catalog)
+    return training_rows(fitted, split[0], train_inputs, split[0].catalog)
 
 
 def test_a_cost_share_is_kept_and_used(rows: Rows) -> None:
@@ -57,17 +57,13 @@ def test_the_expectation_has_an_interval(rows: Rows) -> None:
 def test_a_candidate_with_few_outcomes_sets_no_aim(
     split: tuple[EvaluationSet, EvaluationSet],
     train_inputs: QueryInputs,
-    predictors: list[Predictor],
+    fitted: list[Fitted],
     rows: Rows,
 ) -> None:
     train = split[0]
     few = train.outcomes["llm"].ne("sim-nano") | (np.arange(len(train.outcomes)) % 60 == 0)
     sparse = EvaluationSet(train.queries, train.outcomes[few], train.catalog)
-    from models.training import fit_predictor
-
-    refitted = [
-        fit_predictor(p.llm, sparse, train_inputs, "d") if p.llm == "sim-nano" else p
-        for p in predictors
-    ]
+    (nano,) = fit_predictors(sparse, train_inputs, "d", ["sim-nano"])
+    refitted = [nano if found.predictor.llm == "sim-nano" else found for found in fitted]
     kept = training_rows(refitted, sparse, train_inputs, train.catalog)
-    assert kept.quality.shape == (len(rows.quality), len(predictors) - 1)
+    assert kept.quality.shape == (len(rows.quality), len(fitted) - 1)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +10,11 @@ from models.catalog import Catalog
 from models.decision import Wishes, explain
 from models.errors import DecisionError, DigestMismatch, ReleaseError, UnknownCandidate
 from models.evaluation_set import EvaluationSet
+from models.fitting import fit_predictors
 from models.inputs import QueryInputs
 from models.manifest import read_manifest, slug
-from models.predictors import Predictor
+from models.predictors import Predictor, shared_maps
 from models.release import Release, change_release
-from models.training import fit_predictor
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,11 @@ def test_one_candidate_changes_and_nothing_else(
     some = train.where(few)
     outcomes = some.outcomes[some.outcomes["llm"] == "sim-mini"].assign(llm="new/one")
     data = EvaluationSet(some.queries, outcomes, Catalog(llms=(entry,)))
-    predictor = fit_predictor("new/one", data, train_inputs[few], old.encoder.encoder)
+    shared = shared_maps(
+        Predictor.load(release_folder / part.folder) for part in old.predictors.values()
+    )
+    (fitted,) = fit_predictors(data, train_inputs[few], old.encoder.encoder, maps=shared)
+    predictor = fitted.predictor
 
     added = change_release(release_folder, tmp_path / "added", put=(predictor, entry))
     digests = {llm: part.digest for llm, part in added.predictors.items()}
@@ -190,8 +195,8 @@ def test_one_candidate_changes_and_nothing_else(
 def test_a_predictor_of_another_encoder_is_not_put_in(
     release_folder: Path, predictors: list[Predictor], tmp_path: Path
 ) -> None:
-    stranger = Predictor.load(release_folder / "predictors" / "sim-mini")
-    stranger.encoder = "another"
+    found = Predictor.load(release_folder / "predictors" / "sim-mini")
+    stranger = dataclasses.replace(found, encoder="another")
     entry = read_manifest(release_folder).catalog.get("sim-mini")
     with pytest.raises(ReleaseError, match="another encoder"):
         change_release(release_folder, tmp_path / "new", put=(stranger, entry))

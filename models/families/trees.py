@@ -1,0 +1,117 @@
+"""Decision trees as arrays: which leaf of each tree a query falls into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from models.families.contract import FeatureMap
+from models.families.projection import principal_axes
+from models.inputs import QueryInputs
+
+# Trees look at this many principal components of the embedding, and at the form.
+COMPONENTS: Final = 24
+
+
+class Trees(FeatureMap):
+    """t trees of at most k nodes. Features: one per leaf of every tree, 1/t where the query falls.
+
+    mean (d,), axes (d, c): the components. feature (t, k) uint8, threshold (t, k) float32: a node
+    sends a query left where its feature is at most the threshold. children (t, k, 2) uint16: a
+    leaf's are itself; nodes beyond a tree's own are leaves nobody reaches.
+    """
+
+    weight_type: ClassVar[type[np.floating]] = np.float16
+
+    def __init__(
+        self,
+        mean: np.ndarray,
+        axes: np.ndarray,
+        feature: np.ndarray,
+        threshold: np.ndarray,
+        children: np.ndarray,
+    ) -> None:
+        self.mean, self.axes = mean, axes
+        self.feature, self.threshold, self.children = feature, threshold, children
+        count, nodes = feature.shape
+        self._roots = np.arange(count) * nodes
+        self._feature = feature.ravel().astype(np.intp)
+        self._threshold = threshold.ravel()
+        self._next = (children + self._roots[:, None, None]).reshape(-1).astype(np.intp)
+        leaf = self._next[::2] == np.arange(count * nodes)
+        self._leaf = np.cumsum(leaf) - 1
+        self.leaves = int(leaf.sum())
+        self._depth = self._deepest(leaf)
+
+    @classmethod
+    def grown(cls, trees: Sequence[Any], mean: np.ndarray, axes: np.ndarray) -> Trees:
+        """From scikit-learn's fitted trees over ``looked_at``."""
+        nodes = max(tree.node_count for tree in trees)
+        shape = (len(trees), nodes)
+        feature, threshold = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+        children = np.repeat(np.tile(np.arange(nodes), (len(trees), 1))[..., None], 2, axis=2)
+        for i, tree in enumerate(trees):
+            inner = np.flatnonzero(tree.children_left >= 0)
+            feature[i, inner] = tree.feature[inner]
+            threshold[i, inner] = tree.threshold[inner]
+            children[i, inner, 0] = tree.children_left[inner]
+            children[i, inner, 1] = tree.children_right[inner]
+        return cls(mean, axes, feature, threshold, children.astype(np.uint16))
+
+    def represent(self, inputs: QueryInputs) -> np.ndarray:
+        """(n, t) the leaf's number, of all trees' leaves."""
+        seen = looked_at(inputs, self.mean, self.axes)
+        at = np.broadcast_to(self._roots, (len(seen), len(self._roots)))
+        lines = np.arange(len(seen))[:, None] * seen.shape[1]
+        flat = seen.ravel()
+        for _ in range(self._depth):
+            right = flat[lines + self._feature[at]] > self._threshold[at]
+            at = self._next[2 * at + right]
+        return np.asarray(self._leaf[at])
+
+    def combine(self, represented: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        out = np.empty((len(represented), weights.shape[1]))
+        for i, leaves in enumerate(represented):
+            out[i] = weights[leaves].sum(axis=0, dtype=np.float32)
+        return np.asarray(out / represented.shape[1])
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "mean": self.mean,
+            "axes": self.axes,
+            "feature": self.feature,
+            "threshold": self.threshold,
+            "children": self.children,
+        }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> Trees:
+        return cls(**arrays)
+
+    def _deepest(self, leaf: np.ndarray) -> int:
+        at, depth = self._roots, 0
+        while not leaf[at].all():
+            at = np.unique(self._next[np.stack([2 * at, 2 * at + 1])])
+            depth += 1
+        return depth
+
+
+def axes_of(inputs: QueryInputs) -> tuple[np.ndarray, np.ndarray]:
+    return principal_axes(inputs.embeddings, COMPONENTS)
+
+
+def looked_at(inputs: QueryInputs, mean: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """(n, c + f) float32."""
+    return np.hstack([(inputs.embeddings - mean) @ axes, inputs.forms]).astype(np.float32)
+
+
+def indicators(represented: np.ndarray, leaves: int) -> Any:
+    """(n, leaves) sparse, 1 where the query falls."""
+    from scipy.sparse import csr_array
+
+    n, trees = represented.shape
+    ends = np.arange(0, n * trees + 1, trees)
+    return csr_array((np.ones(n * trees), represented.ravel(), ends), shape=(n, leaves))
