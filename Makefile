@@ -10,7 +10,7 @@ export BENTOML_DO_NOT_TRACK ?= true
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: setup demo up test lint format lock bench clean
+.PHONY: setup demo up test lint format lock bench bench-routing clean
 
 setup: $(VENV)/.ready
 
@@ -52,6 +52,15 @@ lock: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving
+
+# Where the evaluation sets lie.
+DATA ?= ../shared/data
+bench-routing: setup
+	for name in zeroeval mmlu_pro; do \
+		$(BIN)/mixllm evaluate --data $(DATA)/$$name --paper --out benchmarks/results/$$name.json \
+			--choices /dev/null --plot benchmarks/results/$$name.png || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.readme_tables
 
 clean:
 	rm -rf $(VENV) .venv-serving .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info build

@@ -220,7 +220,13 @@ def evaluate(
         "choices.parquet"
     ),
     plot: Annotated[Path | None, typer.Option(help="The cost–quality plot (.png or .svg).")] = None,
+    plot_predictors: Annotated[
+        Path | None, typer.Option(help="Predicted against true quality, per LLM (.png or .svg).")
+    ] = None,
     beta: Annotated[float, typer.Option(min=0, help="Weight of the latency penalty.")] = 0.0,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="The paper's recipe as a baseline too; takes minutes.")
+    ] = False,
     quarantine: Quarantine = None,
     encoder: Encoder = None,
     tagger: Tagger = None,
@@ -231,16 +237,19 @@ def evaluate(
     """Measure the router on unseen queries, beside every baseline; registers nothing."""
     from models.evaluation import evaluate as measure
     from models.plots import plot_curves
+    from models.predictor_report import plot_reports
 
     options = options_of(tuning, encoder, tagger, domains, families)
     training, test, inputs, fits = fitted(data, test_data, quarantine, options)
-    evaluation = measure(training, inputs[0], test, inputs[1], fits, beta)
-    for path in (out, choices, *([plot] if plot else [])):
+    evaluation = measure(training, inputs[0], test, inputs[1], fits, beta, paper=paper)
+    for path in filter(None, (out, choices, plot, plot_predictors)):
         path.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
     evaluation.choices.to_parquet(choices, index=False)
     if plot is not None:
         plot_curves(evaluation.curves, evaluation.results, plot)
+    if plot_predictors is not None:
+        plot_reports(evaluation.reports, plot_predictors)
     show_measures(evaluation.results)
 
 
@@ -349,6 +358,9 @@ def show_measures(results: dict[str, Any]) -> None:
     for row in measures_table(results):
         table.add_row(*row.values())
     console.print(table)
+    for row in results["predictors"]:
+        if row["flags"]:
+            console.print(f"predictor of {row['llm']}: {row['flags']}. {row['advice']}")
     for note in results["notes"]:
         console.print(f"note: {note}")
 

@@ -19,7 +19,10 @@ SETS: Final = ("zeroeval", "mmlu_pro")
 ROUTERS: Final = {
     "mixllm": "**mixllm**",
     "tuned_knn": "tuned kNN",
-    "constant_cost": "constant cost (ablation)",
+    "clusters": "k-means clusters",
+    "paper_recipe": "the paper's recipe",
+    "constant_cost": "ablation: constant cost",
+    "no_shrinkage": "ablation: no shrinkage",
     "best_single": "best single",
     "random": "random",
     "zero": "zero",
@@ -46,6 +49,23 @@ def routing(name: str) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\nNote: {note}." for note in results["notes"]]
     return "\n".join([*lines, "", f"![cost–quality curves](benchmarks/results/{name}.png)"])
+
+
+def one_pass() -> str:
+    """Scoring a query for all candidates, by how many there are."""
+    results: dict[str, Any] = json.loads((RESULTS / "one_pass.json").read_text())
+    lines = [
+        "Scoring and deciding for one query, beyond the encoder (`python -m benchmarks.one_pass --data "
+        f"../shared/data/{results['data']}`; medians of {results['rounds']} rounds):",
+        "",
+        "| candidates | milliseconds | KiB per candidate, maps apart |",
+        "| --- | --- | --- |",
+    ]
+    for count, row in results["candidates"].items():
+        spent = row["milliseconds"]["both"]
+        kib = row["kib_per_candidate"]
+        lines.append(f"| {count} | {min(spent):.2f} to {max(spent):.2f} | {kib:.0f} |")
+    return "\n".join([*lines, "", f"The maps that all share take {max(r['maps_mib'] for r in results['candidates'].values()):.1f} MiB."])
 
 
 def serving() -> str:
@@ -77,7 +97,11 @@ def serving() -> str:
 def main() -> None:
     path = ROOT / "README.md"
     text = path.read_text()
-    tables = {"routing": "\n\n".join(map(routing, SETS)), "serving": serving()}
+    tables = {
+        "routing": "\n\n".join(map(routing, SETS)),
+        "one pass": one_pass(),
+        "serving": serving(),
+    }
     for mark, table in tables.items():
         start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
         before, found, rest = text.partition(start)

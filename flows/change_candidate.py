@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.train_router import RETRIES, embed, promote, validate_data
@@ -15,9 +16,15 @@ from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
 from models.errors import NoRelease
 from models.evaluation_set import EvaluationSet, is_test_query
-from models.fitting import fit_predictors
+from models.fitting import Fitted, fit_predictors
 from models.inputs import QueryInputs
 from models.manifest import Manifest, read_manifest
+from models.predictor_report import (
+    PredictorReport,
+    flags_of,
+    predictor_reports,
+    report_text,
+)
 from models.predictors import Predictor, shared_maps
 from models.release import change_release
 
@@ -55,11 +62,25 @@ def register_change(
 @task(name="fit predictor", task_run_name="fit {name}", cache_policy=NO_CACHE)
 def fit_one(
     name: str, data: EvaluationSet, inputs: QueryInputs, release: Path, manifest: Manifest
-) -> Predictor:
+) -> Fitted:
     """One candidate's predictor, over the maps that the release's predictors share."""
     shared = shared_maps(Predictor.load(release / p.folder) for p in manifest.predictors.values())
     (fitted,) = fit_predictors(data, inputs, manifest.encoder.encoder, [name], maps=shared)
-    return fitted.predictor
+    return fitted
+
+
+def validate(
+    fitted: Fitted, rows: EvaluationSet, whole: EvaluationSet, encoder: Path, settings: Settings
+) -> list[PredictorReport]:
+    """How far the predictor can be trusted, on test queries that its candidate answered, if any."""
+    unseen = whole.where(whole.queries["query_id"].map(is_test_query).to_numpy())
+    mine = unseen.outcomes.loc[unseen.outcomes["llm"] == fitted.predictor.llm, "query_id"]
+    test = unseen.where(unseen.queries["query_id"].isin(mine).to_numpy())
+    if not len(test.queries) or set(test.queries["query_id"]) & set(rows.queries["query_id"]):
+        return []
+    reports = predictor_reports([fitted], rows, test, embed(test, encoder, settings))
+    create_markdown_artifact(key="predictors", markdown=report_text(reports))
+    return reports
 
 
 def rows_of(name: str, data: EvaluationSet) -> EvaluationSet:
@@ -98,9 +119,16 @@ def change_candidate(
             rows = rows_of(name, whole)
             manifest = read_manifest(source)
             inputs = embed(rows, source / manifest.encoder.folder, settings)
-            predictor = fit_one(name, rows, inputs, source, manifest)
+            fitted = fit_one(name, rows, inputs, source, manifest)
+            predictor = fitted.predictor
+            report = validate(fitted, rows, whole, source / manifest.encoder.folder, settings)
             change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
-            change_release(source, folder, put=(predictor, whole.catalog.get(name)))
+            change_release(
+                source,
+                folder,
+                put=(predictor, whole.catalog.get(name)),
+                flagged=flags_of(report).get(name),
+            )
         new = register_change(folder, version, change, predictor, settings)
     promote(new, promote_release, settings)
     get_run_logger().info("%s: release %s, from %s", change, new, version)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import (
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
@@ -31,6 +32,7 @@ from models.fitting import Fitted, fit_predictors, steps
 from models.inputs import QueryInputs
 from models.manifest import DataSource
 from models.plots import plot_curves
+from models.predictor_report import flags_of, plot_reports, report_text
 from models.release import PROBES, build_release
 from models.tagging import TaggedQueries
 from models.training_options import TrainingOptions, read_options
@@ -95,9 +97,7 @@ def fit(
 ) -> list[Fitted]:
     """A predictor per candidate, over maps that all share."""
     with progress_artifact("predictors", steps(families), "fits") as advance:
-        fitted = fit_predictors(data, inputs, encoder, families=families, progress=advance)
-    create_table_artifact(key="predictors", table=[fit_row(found) for found in fitted])
-    return fitted
+        return fit_predictors(data, inputs, encoder, families=families, progress=advance)
 
 
 @task(name="assemble", cache_policy=NO_CACHE)
@@ -108,6 +108,7 @@ def assemble(
     tagged: TaggedQueries,
     inputs: QueryInputs,
     fitted: list[Fitted],
+    evaluation: Evaluation,
 ) -> None:
     """Write the release folder."""
     shutil.copytree(encoder_folder, folder / "encoder")
@@ -122,6 +123,7 @@ def assemble(
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
         notes=left_out(train.catalog, fitted),
+        flagged=flags_of(evaluation.reports),
     )
 
 
@@ -135,6 +137,7 @@ def evaluate_release(
 ) -> Evaluation:
     """The measures on unseen queries, beside every baseline."""
     evaluation = evaluate(train, train_inputs, test, test_inputs, fitted)
+    create_markdown_artifact(key="predictors", markdown=report_text(evaluation.reports))
     create_table_artifact(
         key="evaluation",
         table=measures_table(evaluation.results),
@@ -159,7 +162,9 @@ def register(
         evaluation.choices.to_parquet(reports / "choices.parquet", index=False)
         plot_curves(evaluation.curves, results, reports / "curve.png")
         fits = [fit_row(found) for found in fitted]
-        (reports / "predictors.json").write_text(json.dumps(fits, indent=2))
+        (reports / "fits.json").write_text(json.dumps(fits, indent=2))
+        (reports / "predictors.md").write_text(report_text(evaluation.reports))
+        plot_reports(evaluation.reports, reports / "predictors.png")
         return Registry(settings.registry_uri, settings.home / "registry").register_release(
             folder,
             parameters={
@@ -218,8 +223,8 @@ def train_router(
     fitted = fit(train, train_inputs, encoder_digest(encoder_folder), options.families)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "release"
-        assemble(folder, encoder_folder, train, tagged, train_inputs, fitted)
         evaluation = evaluate_release(train, train_inputs, test, test_inputs, fitted)
+        assemble(folder, encoder_folder, train, tagged, train_inputs, fitted, evaluation)
         version = register(folder, evaluation, fitted, options, settings)
     promote(version, promote_release, settings)
     get_run_logger().info("registered release %s", version)

@@ -30,7 +30,7 @@ class CompiledPredictors:
         self.candidates = [p.llm for p in predictors]
         entries = [catalog.get(p.llm) for p in predictors]
         self._intercepts = np.array([p.intercepts for p in predictors]).T.ravel()
-        self._heads = _stacks(predictors)
+        self._stacks = _stacks(predictors)
         self._smearing = np.array([p.smearing for p in predictors])
         self._prompt = np.array([p.prompt for p in predictors])
         self._cost_offset = np.array([p.cost_offset_usd for p in predictors])
@@ -40,11 +40,19 @@ class CompiledPredictors:
         self._first_token = np.array([c.time_to_first_token for c in entries])
         self._speed = np.array([c.tokens_per_second for c in entries])
 
+    @property
+    def memory(self) -> tuple[int, int]:
+        """Bytes of what all candidates share, and of what is theirs."""
+        shared = sum(a.nbytes for stack in self._stacks for a in stack.mapped.arrays.values())
+        shared += sum(sight.directions.nbytes for sight in self._sights)
+        own = sum(stack.weights.nbytes for stack in self._stacks)
+        return shared, own + sum(sight.inverses.nbytes for sight in self._sights)
+
     def estimate(self, inputs: QueryInputs, waiting: np.ndarray | None = None) -> Estimates:
         """Estimates (n, L) for n queries; waiting: (L,) seconds, 0 unless given."""
         count = len(self.candidates)
         raw = np.tile(self._intercepts, (len(inputs), 1))
-        for stack in self._heads:
+        for stack in self._stacks:
             stack.add(inputs, raw)
         quality = shrink(np.clip(raw[:, :count], 0.0, 1.0), self.means, self.deviation_scale)
         return self._estimates(inputs, quality, tokens_of(raw[:, count:], self._smearing), waiting)

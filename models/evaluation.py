@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
-from models.baselines import tuned_nearest_neighbours
+from models.baselines import (
+    CLUSTERS,
+    NEIGHBOURS,
+    Guess,
+    Outcomes,
+    clusters,
+    nearest_neighbours,
+    paper_recipe,
+    tuned,
+)
 from models.calibration import training_rows
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, Estimates, score
@@ -17,17 +26,24 @@ from models.evaluation_set import EvaluationSet, comparable
 from models.fitting import Fitted
 from models.inputs import QueryInputs
 from models.measures import Routed, compare
+from models.predictor_report import PredictorReport, predictor_reports
 from models.training import willingness_grid
+
+# Sources with fewer test queries are not measured apart.
+LEAST_OF_SOURCE: Final = 30
+SOURCE_DRAWS: Final = 200
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """results: the table of ``results.json``. choices: willingness_to_pay, query_id, llm; one row a
-    setting and test query. curves: name → (k, 2) mean cost (USD) and mean quality, for the plot."""
+    setting and test query. curves: name → (k, 2) mean cost (USD) and mean quality, for the plot.
+    reports: how far each predictor can be trusted."""
 
     results: dict[str, Any]
     choices: pd.DataFrame
     curves: dict[str, np.ndarray]
+    reports: list[PredictorReport]
 
 
 def evaluate(
@@ -39,42 +55,43 @@ def evaluate(
     beta: float = 0.0,
     draws: int = 1000,
     seed: int = 0,
+    paper: bool = False,
 ) -> Evaluation:
     """Compare the router with every baseline; fitted: on ``train``.
 
     The measures know quality and cost only, so the latency penalty is off unless beta is given.
+    paper: whether the paper's own recipe is among the baselines; it takes minutes to fit.
     """
     names, kept, notes = comparable(train, test)
+    reports = predictor_reports(fitted, train, test, test_inputs)
     test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
     by_name = {found.predictor.llm: found for found in fitted}
     competing = [by_name[name] for name in names]
     scale = training_rows(competing, train, train_inputs, train.catalog).deviation_scale
-    predictors = [found.predictor for found in competing]
-    compiled = CompiledPredictors(predictors, test.catalog, scale)
+    compiled = CompiledPredictors([f.predictor for f in competing], test.catalog, scale)
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
-    train_quality = train.matrix("quality", names)
     train_cost = train.matrix("cost_usd", names)
     grid = willingness_grid(train_cost)
 
     estimates = compiled.estimate(test_inputs)
     picks = sweep(estimates, grid, beta)
+    guesses, sizes = baseline_guesses(train, train_inputs, names, seed, paper)
+    rivals = {
+        name: compiled.estimate_from(test_inputs, *guess(test_inputs.embeddings))
+        for name, guess in guesses.items()
+    }
     constant = np.broadcast_to(np.nanmean(train_cost, axis=0), cost.shape)
-    neighbours = tuned_nearest_neighbours(
-        train_inputs.embeddings, train_quality, train.matrix("response_tokens", names), seed
-    )
-    by_neighbours = compiled.estimate_from(test_inputs, *neighbours.predict(test_inputs.embeddings))
+    rivals["constant_cost"] = replace(estimates, cost=constant)
+    compiled.deviation_scale = 1.0
+    rivals["no_shrinkage"] = compiled.estimate(test_inputs)
     best = int(np.argmax(quality.mean(axis=0)))
     routers = {
         "mixllm": outcome_of(picks, cost, quality),
-        "tuned_knn": outcome_of(sweep(by_neighbours, grid, beta), cost, quality),
-        "constant_cost": outcome_of(
-            sweep(Estimates(**{**vars(estimates), "cost": constant}), grid, beta), cost, quality
-        ),
+        **{n: outcome_of(sweep(e, grid, beta), cost, quality) for n, e in rivals.items()},
         "best_single": outcome_of(np.full((1, len(cost)), best), cost, quality),
         "random": Routed(cost.mean(axis=1)[None], quality.mean(axis=1)[None]),
     }
     oracle = oracle_of(grid, cost, quality)
-    measured = compare(routers, oracle, cost, quality, draws=draws, seed=seed)
     curves = {
         name: np.column_stack([routed.cost.mean(axis=1), routed.quality.mean(axis=1)])
         for name, routed in {**routers, "oracle": oracle}.items()
@@ -89,13 +106,61 @@ def evaluate(
         "test_queries": len(kept.queries),
         "candidates": names,
         "best_single": names[best],
-        "neighbours": neighbours.k,
+        "baseline_sizes": sizes,
         "deviation_scale": scale,
         "beta": beta,
         "notes": [*train.notes, *notes],
-        "measures": measured,
+        "predictors": [report.row for report in reports],
+        "measures": compare(routers, oracle, cost, quality, draws=draws, seed=seed),
+        "sources": by_source(
+            kept.queries["source"].to_numpy(), routers, oracle, cost, quality, seed
+        ),
     }
-    return Evaluation(results, choices_table(grid, kept, names, picks), curves)
+    return Evaluation(results, choices_table(grid, kept, names, picks), curves, reports)
+
+
+def baseline_guesses(
+    train: EvaluationSet, inputs: QueryInputs, names: list[str], seed: int, paper: bool
+) -> tuple[dict[str, Guess], dict[str, int]]:
+    """(baselines that predict, the sizes that were chosen for them)."""
+    outcomes = Outcomes(
+        inputs.embeddings,
+        train.matrix("quality", names),
+        np.log1p(train.matrix("response_tokens", names)),
+    )
+    neighbours, by_neighbours = tuned(nearest_neighbours, NEIGHBOURS, outcomes, seed)
+    count, by_cluster = tuned(clusters, CLUSTERS, outcomes, seed)
+    guesses = {"tuned_knn": by_neighbours, "clusters": by_cluster}
+    if paper:
+        guesses["paper_recipe"] = paper_recipe(outcomes, seed)
+    return guesses, {"tuned_knn": neighbours, "clusters": count}
+
+
+def by_source(
+    sources: np.ndarray,
+    routers: dict[str, Routed],
+    oracle: Routed,
+    cost: np.ndarray,
+    quality: np.ndarray,
+    seed: int,
+) -> dict[str, Any]:
+    """The measures on the test queries of each source that has enough of them."""
+    found = {}
+    for source in np.unique(sources):
+        rows = sources == source
+        if rows.sum() < LEAST_OF_SOURCE:
+            continue
+        parts = {name: Routed(r.cost[:, rows], r.quality[:, rows]) for name, r in routers.items()}
+        measured = compare(
+            parts,
+            Routed(oracle.cost[:, rows], oracle.quality[:, rows]),
+            cost[rows],
+            quality[rows],
+            draws=SOURCE_DRAWS,
+            seed=seed,
+        )
+        found[str(source)] = {"queries": int(rows.sum()), "measures": measured}
+    return found
 
 
 def sweep(estimates: Estimates, grid: np.ndarray, beta: float) -> np.ndarray:

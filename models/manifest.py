@@ -65,7 +65,10 @@ class DataSource(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What makes a release. Refuses predictors that were fitted on another encoder."""
+    """What makes a release. Refuses predictors that were fitted on another encoder.
+
+    flagged: candidate → what its predictor was found wanting in on unseen queries.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,6 +82,7 @@ class Manifest(BaseModel):
     data: DataSource
     created: str
     notes: tuple[str, ...] = ()
+    flagged: dict[str, str] = Field(default_factory=dict)
 
     @property
     def pins(self) -> list[Pin]:
@@ -153,4 +157,5 @@ def summary(manifest: Manifest) -> dict[str, Any]:
             for llm, p in manifest.predictors.items()
         },
         "notes": list(manifest.notes),
+        "flagged": manifest.flagged,
     }

@@ -12,7 +12,8 @@ from models.measures import hull
 STYLE: Final = {
     "mixllm": ("C0", "-", 2.2),
     "tuned_knn": ("C1", "-", 1.2),
-    "constant_cost": ("C2", "-", 1.2),
+    "clusters": ("C2", "-", 1.2),
+    "paper_recipe": ("C4", "-", 1.2),
     "zero": ("0.4", "--", 1.2),
     "oracle": ("C3", ":", 1.5),
 }

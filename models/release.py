@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,11 +193,13 @@ def build_release(
     data: DataSource,
     probes: Sequence[str],
     notes: Sequence[str] = (),
+    flagged: Mapping[str, str] | None = None,
 ) -> Manifest:
     """Write a release folder around an encoder already at ``folder / "encoder"``.
 
     catalog: any order; the release keeps the candidates that have a predictor.
     probes: queries whose embeddings and choices are stored, to check a loaded release by.
+    flagged: candidate → what its predictor was found wanting in.
     """
     digest = encoder_digest(folder / "encoder")
     domains.save(folder / "domains")
@@ -217,6 +219,7 @@ def build_release(
         data=data,
         created=_now(),
         notes=tuple(notes),
+        flagged=dict(flagged or {}),
     )
     manifest.write(folder)
     return manifest
@@ -227,19 +230,24 @@ def change_release(
     folder: Path,
     put: tuple[Predictor, Candidate] | None = None,
     remove: str | None = None,
+    flagged: str | None = None,
 ) -> Manifest:
     """Write a release that differs from ``source`` in one candidate; every other part stays.
 
     put: a predictor fitted on the release's encoder, and its catalog entry; takes the place of the
     candidate of that name, or comes last. remove: a candidate's name.
+    flagged: what the predictor put in was found wanting in.
     Raises ReleaseError, UnknownCandidate.
     """
     old = read_manifest(source)
     shutil.copytree(source, folder)
     entries = {entry.name: entry for entry in old.catalog.llms}
     pins = dict(old.predictors)
+    changed = remove if put is None else put[1].name
+    flags = {name: flag for name, flag in old.flagged.items() if name != changed}
     if put is not None:
         predictor, entry = put
+        flags |= {entry.name: flagged} if flagged else {}
         entries[entry.name] = entry
         pins[entry.name] = _save_predictor(folder, predictor)
     if remove is not None:
@@ -257,7 +265,13 @@ def change_release(
     _save_probes(folder, compiled, old.defaults, queries)
     probes = pin(old.probes.name, folder, old.probes.folder, old.encoder.encoder, PROBE_FILES)
     manifest = old.model_copy(
-        update={"catalog": catalog, "predictors": pins, "probes": probes, "created": _now()}
+        update={
+            "catalog": catalog,
+            "predictors": pins,
+            "probes": probes,
+            "created": _now(),
+            "flagged": flags,
+        }
     )
     manifest.write(folder)
     return manifest
