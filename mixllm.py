@@ -280,13 +280,13 @@ def calibrate(
     defaults = calibration.calibrate(rows, quality_share, cost_share)
     seen = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
     compiled = CompiledPredictors(
-        [found.predictor for found in fits], training.catalog, rows.deviation_scale
+        [found.predictor for found in fits], training.catalog, rows.shrinkage
     )
     unseen = calibration.Rows(
         compiled.estimate(inputs[1][seen]),
         kept.matrix("quality", compiled.candidates),
         kept.matrix("cost_usd", compiled.candidates),
-        rows.deviation_scale,
+        rows.shrinkage,
     )
     console.print(f"willingness to pay: {defaults.willingness_to_pay:.6g} USD per unit of quality")
     for name, (value, low, high) in calibration.expected(unseen, defaults).items():

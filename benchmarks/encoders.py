@@ -201,8 +201,8 @@ class Bench:
         rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
         fitted = fit_predictors(part.train, train, "benchmark", names)
         predictors = [found.predictor for found in fitted]
-        scale = training_rows(fitted, part.train, train, part.train.catalog).deviation_scale
-        compiled = CompiledPredictors(predictors, part.test.catalog, scale)
+        shrinkage = training_rows(fitted, part.train, train, part.train.catalog).shrinkage
+        compiled = CompiledPredictors(predictors, part.test.catalog, shrinkage)
         estimates = compiled.estimate(test[rows])
         quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
         grid = willingness_grid(part.train.matrix("cost_usd", names))
@@ -217,7 +217,6 @@ class Bench:
                 name: drawn["router"][:, i].round(6).tolist() for i, name in enumerate(MEASURES)
             },
             "auc": mean_auc(predicted, quality),
-            "deviation_scale": scale,
             "separation": domain_separation(train.embeddings, domains),
             "sources": {
                 source: source_measures(routed, predicted, cost, quality, grid, sources == source)

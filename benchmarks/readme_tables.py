@@ -65,7 +65,8 @@ def one_pass() -> str:
         spent = row["milliseconds"]["both"]
         kib = row["kib_per_candidate"]
         lines.append(f"| {count} | {min(spent):.2f} to {max(spent):.2f} | {kib:.0f} |")
-    return "\n".join([*lines, "", f"The maps that all share take {max(r['maps_mib'] for r in results['candidates'].values()):.1f} MiB."])
+    shared = max(row["maps_mib"] for row in results["candidates"].values())
+    return "\n".join([*lines, "", f"The maps that all share take {shared:.1f} MiB."])
 
 
 def serving() -> str:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.uncertainty --data ../shared/data/mmlu_pro
 
-Each candidate is fitted on samples of its training rows, of several sizes. Prints the rank correlation,
-over candidates, sizes and unseen queries, of the bonus with how far the prediction lies from that of a fit
-on all rows: what more outcomes would have changed, which is what a bonus is for.
+Each candidate is fitted on samples of its training rows, of several sizes. Prints the rank
+correlation, over candidates, sizes and unseen queries, of the bonus with how far the prediction lies
+from that of a fit on all rows: what more outcomes would have changed is what a bonus is for.
 """
 
 from __future__ import annotations

@@ -113,13 +113,15 @@ def assemble(
     """Write the release folder."""
     shutil.copytree(encoder_folder, folder / "encoder")
     predictors = [found.predictor for found in fitted]
+    rows = training_rows(fitted, train, inputs, train.catalog)
     queries = train.queries["query"].tolist()
     build_release(
         folder,
         Domains().fit(inputs.embeddings, tagged.tags.tags, tagged.clusters),
         predictors,
         train.catalog,
-        choose_defaults(training_rows(fitted, train, inputs, train.catalog)),
+        choose_defaults(rows),
+        rows.shrinkage,
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
         notes=left_out(train.catalog, fitted),

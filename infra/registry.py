@@ -149,7 +149,8 @@ class Registry:
         )
         with tempfile.TemporaryDirectory() as name:
             root = Path(name)
-            shutil.copytree(folder / final.probes.folder, root / final.probes.folder)
+            for part in (final.probes, final.shrinkage):
+                shutil.copytree(folder / part.folder, root / part.folder)
             final.write(root)
             shown = {f"metric.{key}": f"{value:.4f}" for key, value in metrics.items()}
             manifest_digest = digest_file(root / MANIFEST_FILE)

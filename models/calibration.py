@@ -15,7 +15,7 @@ from models.evaluation_set import EvaluationSet
 from models.fitting import Fitted
 from models.inputs import QueryInputs
 from models.measures import QUALITY_SHARE
-from models.shrinkage import deviation_scale, shrink
+from models.shrinkage import Shrinkage
 from models.training import willingness_grid
 
 # Candidates that answered less than this share of what the best covered one did set no aim.
@@ -28,17 +28,15 @@ HALVINGS = 20
 @dataclass(frozen=True)
 class Rows:
     """Estimates of queries whose outcomes are known. quality, cost: (n, L) the true ones.
-    deviation_scale: the scale that the estimates were made with."""
+    shrinkage: what the estimates were shrunk by."""
 
     estimates: Estimates
     quality: np.ndarray
     cost: np.ndarray
-    deviation_scale: float
+    shrinkage: Shrinkage
 
     def defaults(self, willingness_to_pay: float) -> DecisionDefaults:
-        return DecisionDefaults(
-            willingness_to_pay=float(willingness_to_pay), deviation_scale=self.deviation_scale
-        )
+        return DecisionDefaults(willingness_to_pay=float(willingness_to_pay))
 
     def shares(self, defaults: DecisionDefaults, weights: np.ndarray | None = None) -> np.ndarray:
         """(..., 2): quality and cost of routing, as shares of the best single candidate's.
@@ -68,18 +66,16 @@ def training_rows(
     answered = ~np.isnan(true_quality)
     wide = answered.mean(axis=0) >= NEARLY_ALL * answered.mean(axis=0).max()
     rows = answered[:, wide].all(axis=1) & inputs.honest
-    quality, tokens = np.full(answered.shape, np.nan), np.full(answered.shape, np.nan)
-    for i, found in enumerate(fitted):
-        quality[answered[:, i], i] = found.quality
-        tokens[answered[:, i], i] = found.tokens
+    quality = np.column_stack([found.quality for found in fitted])
+    tokens = np.column_stack([found.tokens for found in fitted])
+    means = np.array([found.predictor.metrics["mean_quality"] for found in fitted])
+    honest = inputs.honest
+    shrinkage = Shrinkage.fit(names, quality[honest], true_quality[honest], means)
     kept = [found.predictor for found, w in zip(fitted, wide, strict=True) if w]
     compiled = CompiledPredictors(kept, catalog)
-    truth, predicted = true_quality[rows][:, wide], quality[rows][:, wide]
-    scale = deviation_scale(predicted, truth, compiled.means)
-    estimates = compiled.estimate_from(
-        inputs[rows], shrink(predicted, compiled.means, scale), tokens[rows][:, wide]
-    )
-    return Rows(estimates, truth, true_cost[rows][:, wide], scale)
+    shrunk = shrinkage.over(compiled.candidates, compiled.means)(quality[rows][:, wide])
+    estimates = compiled.estimate_from(inputs[rows], shrunk, tokens[rows][:, wide])
+    return Rows(estimates, true_quality[rows][:, wide], true_cost[rows][:, wide], shrinkage)
 
 
 def calibrate(

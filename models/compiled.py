@@ -12,22 +12,25 @@ from models.decision import Estimates
 from models.families.contract import FeatureMap
 from models.inputs import QueryInputs
 from models.predictors import Predictor, tokens_of
-from models.shrinkage import shrink
+from models.shrinkage import Shrinkage
 from models.uncertainty import along, bonus
 
 
 class CompiledPredictors:
     """L predictors as stacked arrays. candidates: their names, in the catalog's order.
 
-    deviation_scale: how much of a candidate's own deviation is believed.
+    shrinkage: how much of the predictions is believed; all of them where it is None.
     """
 
     def __init__(
-        self, predictors: Sequence[Predictor], catalog: Catalog, deviation_scale: float = 1.0
+        self,
+        predictors: Sequence[Predictor],
+        catalog: Catalog,
+        shrinkage: Shrinkage | None = None,
     ) -> None:
-        self.deviation_scale = deviation_scale
         self.means = np.array([p.metrics["mean_quality"] for p in predictors])
         self.candidates = [p.llm for p in predictors]
+        self._shrink = None if shrinkage is None else shrinkage.over(self.candidates, self.means)
         entries = [catalog.get(p.llm) for p in predictors]
         self._intercepts = np.array([p.intercepts for p in predictors]).T.ravel()
         self._stacks = _stacks(predictors)
@@ -54,7 +57,9 @@ class CompiledPredictors:
         raw = np.tile(self._intercepts, (len(inputs), 1))
         for stack in self._stacks:
             stack.add(inputs, raw)
-        quality = shrink(np.clip(raw[:, :count], 0.0, 1.0), self.means, self.deviation_scale)
+        quality = np.clip(raw[:, :count], 0.0, 1.0)
+        if self._shrink is not None:
+            quality = self._shrink(quality)
         return self._estimates(inputs, quality, tokens_of(raw[:, count:], self._smearing), waiting)
 
     def estimate_from(

@@ -24,8 +24,7 @@ class DecisionDefaults(BaseModel):
 
     willingness_to_pay: λ, USD per unit of quality. alpha: weight of the uncertainty bonus.
     beta: weight of the latency penalty; gamma: its steepness (1/s); time_limit: τ (s);
-    time_share: ξ, the share of τ at which the penalty reaches beta. deviation_scale: how much of a
-    candidate's own deviation is believed (``models.shrinkage``).
+    time_share: ξ, the share of τ at which the penalty reaches beta.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +35,6 @@ class DecisionDefaults(BaseModel):
     gamma: Finite = 0.5
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     time_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
-    deviation_scale: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,9 @@ def evaluate(
     test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
     by_name = {found.predictor.llm: found for found in fitted}
     competing = [by_name[name] for name in names]
-    scale = training_rows(competing, train, train_inputs, train.catalog).deviation_scale
-    compiled = CompiledPredictors([f.predictor for f in competing], test.catalog, scale)
+    predictors = [found.predictor for found in competing]
+    shrinkage = training_rows(competing, train, train_inputs, train.catalog).shrinkage
+    compiled = CompiledPredictors(predictors, test.catalog, shrinkage)
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
     train_cost = train.matrix("cost_usd", names)
     grid = willingness_grid(train_cost)
@@ -82,8 +83,7 @@ def evaluate(
     }
     constant = np.broadcast_to(np.nanmean(train_cost, axis=0), cost.shape)
     rivals["constant_cost"] = replace(estimates, cost=constant)
-    compiled.deviation_scale = 1.0
-    rivals["no_shrinkage"] = compiled.estimate(test_inputs)
+    rivals["no_shrinkage"] = CompiledPredictors(predictors, test.catalog).estimate(test_inputs)
     best = int(np.argmax(quality.mean(axis=0)))
     routers = {
         "mixllm": outcome_of(picks, cost, quality),
@@ -107,7 +107,7 @@ def evaluate(
         "candidates": names,
         "best_single": names[best],
         "baseline_sizes": sizes,
-        "deviation_scale": scale,
+        "directions": len(shrinkage.over(compiled.candidates, compiled.means).slopes),
         "beta": beta,
         "notes": [*train.notes, *notes],
         "predictors": [report.row for report in reports],

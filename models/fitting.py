@@ -23,8 +23,8 @@ Progress = Callable[[int], None] | None
 
 @dataclass(frozen=True)
 class Fitted:
-    """A predictor, and what it is judged by: predictions, for the queries that its candidate
-    answered, by models that had not seen them. quality, tokens: (n,)."""
+    """A predictor, and what it is judged by: predictions of all training queries by models that had
+    not seen them. quality, tokens: (n,)."""
 
     predictor: Predictor
     quality: np.ndarray
@@ -145,18 +145,21 @@ def _fitted(
     table = fitting.table
     known = table.answered[:, i]
     inputs, targets = fitting.inputs[known], table.targets[known, i]
+    judged = known & fitting.inputs.honest
+    judged = judged if judged.any() else known
     recipes = [
         choose_recipe(
-            {family: found[known, t] for family, found in unseen.items()},
-            targets[:, t],
-            inputs.honest,
+            {family: found[:, t] for family, found in unseen.items()},
+            table.targets[:, i, t],
+            judged,
             # Maps that were learned from the same queries flatter the families that learn most.
             alone=fitting.given is None,
         )
         for t in range(len(TARGETS))
     ]
     used = [f for f in heads if any(f in recipe.families for recipe in recipes)]
-    smearing = np.mean(np.exp(targets[:, 1] - recipes[1].predicted)[inputs.honest])
+    residual = (table.targets[:, i, 1] - recipes[1].predicted)[judged]
+    smearing = np.mean(np.exp(residual))
     smearing = float(np.clip(smearing, 0.5, 10.0))
     prompt, cost = table.prompt_tokens[known, i], table.cost_usd[known, i]
     input_price, output_price = table.prices[i]

@@ -76,6 +76,7 @@ class Manifest(BaseModel):
     encoder: Pin
     domains: Pin
     probes: Pin
+    shrinkage: Pin
     predictors: dict[str, Pin] = Field(min_length=1)
     catalog: Catalog
     defaults: DecisionDefaults
@@ -86,7 +87,7 @@ class Manifest(BaseModel):
 
     @property
     def pins(self) -> list[Pin]:
-        return [self.encoder, self.domains, self.probes, *self.predictors.values()]
+        return [self.encoder, self.domains, self.probes, self.shrinkage, *self.predictors.values()]
 
     @property
     def digest(self) -> str:
@@ -96,6 +97,7 @@ class Manifest(BaseModel):
             body["encoder"],
             body["domains"],
             body["probes"],
+            body["shrinkage"],
             *body["predictors"].values(),
         ]:
             del part["version"]

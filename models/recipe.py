@@ -35,7 +35,8 @@ def choose_recipe(
 
     Candidates compete by small differences, which like predictors get right together: hence a mean
     that all use, unless there is a reason.
-    unseen: family → (n,) predictions of rows not learned from. judged: (n,) bool, rows to choose by.
+    unseen: family → (n,) predictions of rows not learned from. truth: (n,), NaN where unknown.
+    judged: (n,) bool, the known rows to choose by.
     alone: whether one family may do.
     """
     options = {family: (family,) for family in unseen} | {"mean": tuple(unseen)}

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from models import domains as domains_module
 from models import encoder as encoder_module
 from models import predictors as predictors_module
+from models import shrinkage as shrinkage_module
 from models.catalog import Candidate, Catalog
 from models.compiled import CompiledPredictors
 from models.decision import Decision, DecisionDefaults, Estimates, Wishes, decide, score
@@ -27,6 +28,7 @@ from models.inputs import QueryInputs
 from models.manifest import DataSource, Manifest, Pin, pin, read_manifest, slug
 from models.predictors import Predictor
 from models.query_form import query_forms
+from models.shrinkage import Shrinkage
 
 PROBES: Final = 16
 PROBE_FILES: Final = ("probes.json", "probes.safetensors")
@@ -67,14 +69,13 @@ class Release:
         encoder: OnnxEncoder,
         domains: Domains,
         predictors: Sequence[Predictor],
+        shrinkage: Shrinkage,
     ) -> None:
         self.manifest = manifest
         self.digest = manifest.digest
         self.encoder = encoder
         self.domains = domains
-        self.compiled = CompiledPredictors(
-            predictors, manifest.catalog, manifest.defaults.deviation_scale
-        )
+        self.compiled = CompiledPredictors(predictors, manifest.catalog, shrinkage)
         self._known = frozenset(self.candidates)
         self._abilities = {c.name: frozenset(c.abilities) for c in manifest.catalog.llms}
         self._windows = np.array([c.context_window or np.inf for c in manifest.catalog.llms])
@@ -97,7 +98,9 @@ class Release:
             for name in manifest.catalog.names
         ]
         encoder = OnnxEncoder(folder / manifest.encoder.folder, threads)
-        return cls(manifest, encoder, Domains.load(folder / manifest.domains.folder), predictors)
+        domains = Domains.load(folder / manifest.domains.folder)
+        shrinkage = Shrinkage.load(folder / manifest.shrinkage.folder)
+        return cls(manifest, encoder, domains, predictors, shrinkage)
 
     def check_probes(self, folder: Path) -> None:
         """Raises ReleaseError when the stored probe queries embed or route otherwise here."""
@@ -190,6 +193,7 @@ def build_release(
     predictors: Sequence[Predictor],
     catalog: Catalog,
     defaults: DecisionDefaults,
+    shrinkage: Shrinkage,
     data: DataSource,
     probes: Sequence[str],
     notes: Sequence[str] = (),
@@ -207,12 +211,14 @@ def build_release(
     catalog = catalog.subset([name for name in catalog.names if name in by_name])
     ordered = [by_name[name] for name in catalog.names]
     pins = {p.llm: _save_predictor(folder, p) for p in ordered}
-    compiled = CompiledPredictors(ordered, catalog, defaults.deviation_scale)
+    shrinkage.save(folder / "shrinkage")
+    compiled = CompiledPredictors(ordered, catalog, shrinkage)
     _save_probes(folder, compiled, defaults, probes)
     manifest = Manifest(
         encoder=pin("mixllm-encoder", folder, "encoder", digest, _encoder_files(folder)),
         domains=pin("mixllm-domains", folder, "domains", digest, domains_module.FILES),
         probes=pin("mixllm-router", folder, "probes", digest, PROBE_FILES),
+        shrinkage=pin("mixllm-router", folder, "shrinkage", digest, shrinkage_module.FILES),
         predictors=pins,
         catalog=catalog,
         defaults=defaults,
@@ -261,7 +267,8 @@ def change_release(
     catalog = Catalog(llms=tuple(entries.values()), default=default)
     predictors = [Predictor.load(folder / pins[name].folder) for name in catalog.names]
     queries = json.loads((folder / old.probes.folder / PROBE_FILES[0]).read_text())["queries"]
-    compiled = CompiledPredictors(predictors, catalog, old.defaults.deviation_scale)
+    shrinkage = Shrinkage.load(folder / old.shrinkage.folder)
+    compiled = CompiledPredictors(predictors, catalog, shrinkage)
     _save_probes(folder, compiled, old.defaults, queries)
     probes = pin(old.probes.name, folder, old.probes.folder, old.encoder.encoder, PROBE_FILES)
     manifest = old.model_copy(

@@ -9,7 +9,7 @@ import numpy as np
 from models.families.ridge import ridge_features
 from models.measures import aiq
 from models.ridge import Decomposition, quality_regression
-from models.shrinkage import deviation_scale, deviations, shrink
+from models.shrinkage import Shrinkage
 from models.training import willingness_grid
 
 
@@ -44,18 +44,28 @@ def validate(
     whole = np.isfinite(truth[:, complete]).all(axis=1)
     p, t, c = (a[whole][:, complete] for a in (predicted, truth, cost[held]))
     means = np.nanmean(quality[:, complete], axis=0)
-    own, _ = deviations(p, means)
-    came, _ = deviations(t, means)
-    scale = deviation_scale(p, t, means)
+    own, came = deviations(p, means), deviations(t, means)
+    spread = float((own**2).sum())
+    scale = float(np.clip((own * came).sum() / spread, 0.0, 1.0)) if spread > 0 else 0.0
+    names = [str(number) for number in range(len(means))]
     total = float((came**2).sum())
     return Validation(
         deviation_r2=1 - float(((came - scale * own) ** 2).sum()) / total if total else 0.0,
         auc=mean_auc(predicted, truth),
         mse=float(np.nanmean((predicted - truth) ** 2)),
         gap_closed=_gap_closed(
-            shrink(p, means, scale), t, c, np.nanmean(cost[:, complete], axis=0)
+            Shrinkage.fit(names, p, t, means).over(names, means)(p),
+            t,
+            c,
+            np.nanmean(cost[:, complete], axis=0),
         ),
     )
+
+
+def deviations(quality: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """(n, L) each candidate's own part beyond its mean (L,) and what all share on the query."""
+    beyond = quality - means
+    return np.asarray(beyond - beyond.mean(axis=1, keepdims=True))
 
 
 def held_predictions(

@@ -110,12 +110,14 @@ def release_folder(
     folder = tmp_path_factory.mktemp("release") / "release"
     shutil.copytree(encoder_folder, folder / "encoder")
     queries = train.queries["query"].tolist()
+    rows = training_rows(fitted, train, train_inputs, train.catalog)
     build_release(
         folder,
         Domains().fit(train_inputs.embeddings, tagged.tags.tags, tagged.clusters),
         [found.predictor for found in fitted],
         train.catalog,
-        choose_defaults(training_rows(fitted, train, train_inputs, train.catalog)),
+        choose_defaults(rows),
+        rows.shrinkage,
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:PROBES],
     )

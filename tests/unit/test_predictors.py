@@ -167,7 +167,7 @@ def test_heads_over_given_maps_need_no_other_candidate(
 def test_compiled_scores_are_the_predictors_own(
     split: Split, predictors: list[Predictor], train_inputs: QueryInputs
 ) -> None:
-    compiled = CompiledPredictors(predictors, split[0].catalog, deviation_scale=1.0)
+    compiled = CompiledPredictors(predictors, split[0].catalog)
     estimates = compiled.estimate(train_inputs)
     for i, predictor in enumerate(predictors):
         quality, response, prompt = predictor.predict(train_inputs)

@@ -1,31 +1,79 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from models.shrinkage import deviation_scale, shrink
+from models.errors import ReleaseError
+from models.shrinkage import ARRAYS_FILE, Shrinkage
 
-MEANS = np.array([0.3, 0.5, 0.8])
-
-
-def test_full_scale_changes_nothing_and_none_keeps_the_order_of_the_means() -> None:
-    quality = np.array([[0.6, 0.4, 0.5], [0.1, 0.9, 0.7]])
-    np.testing.assert_allclose(shrink(quality, MEANS, 1.0), quality)
-    flat = shrink(quality, MEANS, 0.0)
-    np.testing.assert_allclose(np.diff(flat, axis=1), np.tile(np.diff(MEANS), (2, 1)))
-    np.testing.assert_allclose(flat.mean(axis=1), quality.mean(axis=1))
+NAMES = ["a", "b", "c", "d"]
+MEANS = np.array([0.3, 0.5, 0.6, 0.4])
+N = 4_000
 
 
-def test_one_candidate_is_left_alone() -> None:
-    np.testing.assert_allclose(shrink(np.array([[0.2]]), np.array([0.7]), 0.0), [[0.2]])
+@pytest.fixture
+def true(rng: np.random.Generator) -> np.ndarray:
+    """Qualities that vary by one direction alone, common to a and b."""
+    return MEANS + 0.1 * rng.normal(size=(N, 1)) * np.array([1.0, 1.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize(("noise", "expected"), [(0.0, 1.0), (0.1, 0.5), (0.3, 0.1)])
-def test_the_scale_is_the_share_of_signal(
-    noise: float, expected: float, rng: np.random.Generator
+def test_noise_is_not_believed_and_what_holds_is(
+    true: np.ndarray, rng: np.random.Generator
 ) -> None:
-    signal = rng.normal(0, 0.1, (4000, 3))
-    predicted = MEANS + signal + rng.normal(0, 1, (4000, 3)) * noise
-    assert deviation_scale(predicted, MEANS + signal, MEANS) == pytest.approx(expected, abs=0.05)
+    noisy = true + 0.05 * rng.normal(size=true.shape)
+    outcome = true + 0.3 * rng.normal(size=true.shape)
+    shrunk = Shrinkage.fit(NAMES, noisy, outcome, MEANS).over(NAMES, MEANS)(noisy)
+    assert np.mean((shrunk - true) ** 2) < 0.35 * np.mean((noisy - true) ** 2)
+    assert np.corrcoef(shrunk[:, 0], true[:, 0])[0, 1] > 0.9
+    assert shrunk[:, 2].std() < 0.02
 
 
-def test_predictions_without_deviations_have_no_scale() -> None:
-    assert deviation_scale(np.tile(MEANS, (5, 1)), np.ones((5, 3)), MEANS) == 0.0
+def test_what_is_true_stays(true: np.ndarray) -> None:
+    got = Shrinkage.fit(NAMES, true, true, MEANS).over(NAMES, MEANS)(true)
+    np.testing.assert_allclose(got, np.clip(true, 0, 1), atol=1e-9)
+
+
+def test_predictions_that_say_nothing_stay_at_the_means(rng: np.random.Generator) -> None:
+    flat = np.tile(MEANS, (50, 1))
+    got = Shrinkage.fit(NAMES, flat, rng.random((50, 4)), MEANS).over(NAMES, MEANS)(flat)
+    np.testing.assert_allclose(got, flat)
+
+
+def test_without_a_candidate_it_is_as_if_fitted_without(
+    true: np.ndarray, rng: np.random.Generator
+) -> None:
+    noisy = true + 0.05 * rng.normal(size=true.shape)
+    outcome = true + 0.3 * rng.normal(size=true.shape)
+    kept = [3, 0, 1]
+    names = [NAMES[i] for i in kept]
+    part = noisy[:, kept], outcome[:, kept], MEANS[kept]
+    whole = Shrinkage.fit(NAMES, noisy, outcome, MEANS).over(names, MEANS[kept])
+    alone = Shrinkage.fit(names, *part).over(names, MEANS[kept])
+    np.testing.assert_allclose(whole(part[0]), alone(part[0]), atol=1e-9)
+
+
+def test_an_unknown_candidate_stays_as_predicted(
+    true: np.ndarray, rng: np.random.Generator
+) -> None:
+    noisy = np.clip(true + 0.05 * rng.normal(size=true.shape), 0, 1)
+    known = Shrinkage.fit(NAMES[:3], noisy[:, :3], true[:, :3], MEANS[:3])
+    got = known.over(NAMES, MEANS)(noisy)
+    np.testing.assert_array_equal(got[:, 3], noisy[:, 3])
+    np.testing.assert_allclose(got[:, :3], known.over(NAMES[:3], MEANS[:3])(noisy[:, :3]))
+    np.testing.assert_array_equal(known.over(["x", "y"], MEANS[:2])(noisy[:, :2]), noisy[:, :2])
+
+
+def test_saved_and_loaded_it_is_the_same_and_a_bad_file_is_refused(
+    true: np.ndarray, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    noisy = true + 0.05 * rng.normal(size=true.shape)
+    found = Shrinkage.fit(NAMES, noisy, true, MEANS)
+    found.save(tmp_path)
+    again = Shrinkage.load(tmp_path)
+    np.testing.assert_array_equal(again.over(NAMES, MEANS)(noisy), found.over(NAMES, MEANS)(noisy))
+    arrays = load_file(tmp_path / ARRAYS_FILE)
+    arrays["truth"][0, 0] = np.nan
+    save_file(arrays, tmp_path / ARRAYS_FILE)
+    with pytest.raises(ReleaseError, match="truth is not"):
+        Shrinkage.load(tmp_path)
