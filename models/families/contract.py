@@ -89,6 +89,18 @@ class DenseMap(FeatureMap):
         return np.asarray(represented @ weights)
 
 
+class SparseMap(FeatureMap):
+    """A map by numbers (n, k): the features of those numbers are 1/k, all others 0."""
+
+    weight_type: ClassVar[type[np.floating]] = np.float16
+
+    def combine(self, represented: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        out = np.empty((len(represented), weights.shape[1]))
+        for i, numbers in enumerate(represented):
+            out[i] = weights[numbers].sum(axis=0, dtype=np.float32)
+        return np.asarray(out / represented.shape[1])
+
+
 def ridge_heads(features: np.ndarray, targets: Targets) -> Heads:
     """Ridge regressions over features (n, m), the penalty of each by its leave-one-out error."""
     if not len(features):

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 import numpy as np
 
-from models.families.contract import FeatureMap, Heads, Targets
+from models.families.contract import Heads, SparseMap, Targets
 from models.families.projection import principal_axes
 from models.inputs import QueryInputs
 from models.ridge import PRIOR_ROWS
@@ -20,14 +20,13 @@ KEPT: Final = 6000
 STAND_INS: Final = 10
 
 
-class Neighbours(FeatureMap):
+class Neighbours(SparseMap):
     """kept: (m, c) float16, training queries' components. k: how many are nearest.
 
     Heads: the candidate's outcomes on the kept queries.
     """
 
     family: ClassVar[str] = "neighbours"
-    weight_type: ClassVar[type[np.floating]] = np.float16
 
     def __init__(self, mean: np.ndarray, axes: np.ndarray, kept: np.ndarray, k: int) -> None:
         self.mean, self.axes, self.kept, self.k = mean, axes, kept, k
@@ -71,12 +70,6 @@ class Neighbours(FeatureMap):
             np.add.at(sums, near, targets.values - centre)
             np.add.at(rows, near, 1.0)
         return Heads(sums / np.maximum(rows, 1.0), centre)
-
-    def combine(self, represented: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        out = np.empty((len(represented), weights.shape[1]))
-        for i, near in enumerate(represented):
-            out[i] = weights[near].sum(axis=0, dtype=np.float32)
-        return np.asarray(out / represented.shape[1])
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 
-from models.families.contract import FeatureMap
+from models.families.contract import SparseMap
 from models.families.projection import principal_axes
 from models.inputs import QueryInputs
 
@@ -15,15 +15,13 @@ from models.inputs import QueryInputs
 COMPONENTS: Final = 24
 
 
-class Trees(FeatureMap):
+class Trees(SparseMap):
     """t trees of at most k nodes. Features: one per leaf of every tree, 1/t where the query falls.
 
     mean (d,), axes (d, c): the components. feature (t, k) uint8, threshold (t, k) float32: a node
     sends a query left where its feature is at most the threshold. children (t, k, 2) uint16: a
     leaf's are itself; nodes beyond a tree's own are leaves nobody reaches.
     """
-
-    weight_type: ClassVar[type[np.floating]] = np.float16
 
     def __init__(
         self,
@@ -40,10 +38,10 @@ class Trees(FeatureMap):
         self._feature = feature.ravel().astype(np.intp)
         self._threshold = threshold.ravel()
         self._next = (children + self._roots[:, None, None]).reshape(-1).astype(np.intp)
-        leaf = self._next[::2] == np.arange(count * nodes)
-        self._leaf = np.cumsum(leaf) - 1
-        self.leaves = int(leaf.sum())
-        self._depth = self._deepest(leaf)
+        reached, self._depth = self._walk()
+        self._leaf = np.zeros(count * nodes, dtype=np.intp)
+        self._leaf[reached] = np.arange(len(reached))
+        self.leaves = len(reached)
 
     @classmethod
     def grown(cls, trees: Sequence[Any], mean: np.ndarray, axes: np.ndarray) -> Trees:
@@ -71,12 +69,6 @@ class Trees(FeatureMap):
             at = self._next[2 * at + right]
         return np.asarray(self._leaf[at])
 
-    def combine(self, represented: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        out = np.empty((len(represented), weights.shape[1]))
-        for i, leaves in enumerate(represented):
-            out[i] = weights[leaves].sum(axis=0, dtype=np.float32)
-        return np.asarray(out / represented.shape[1])
-
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         return {
@@ -91,12 +83,17 @@ class Trees(FeatureMap):
     def of(cls, arrays: Mapping[str, np.ndarray]) -> Trees:
         return cls(**arrays)
 
-    def _deepest(self, leaf: np.ndarray) -> int:
-        at, depth = self._roots, 0
-        while not leaf[at].all():
-            at = np.unique(self._next[np.stack([2 * at, 2 * at + 1])])
+    def _walk(self) -> tuple[np.ndarray, int]:
+        """(the leaves that can be reached, in order; how deep the deepest lies)."""
+        at, leaves, depth = self._roots, [], 0
+        while True:
+            ends = self._next[2 * at] == at
+            leaves.append(at[ends])
+            at = at[~ends]
+            if not len(at):
+                return np.sort(np.concatenate(leaves)), depth
+            at = np.concatenate([self._next[2 * at], self._next[2 * at + 1]])
             depth += 1
-        return depth
 
 
 def axes_of(inputs: QueryInputs) -> tuple[np.ndarray, np.ndarray]:

@@ -213,3 +213,44 @@ def test_the_unknown_and_the_last_candidate_are_not_removed(
         source = tmp_path / str(number)
     with pytest.raises(ReleaseError, match="the only candidate"):
         change_release(source, tmp_path / "none", remove=read_manifest(source).catalog.names[0])
+
+
+def test_ten_of_seventeen_disabled_decide_right_at_once(
+    release_folder: Path, predictors: list[Predictor], tmp_path: Path
+) -> None:
+    source = release_folder
+    for number in range(11):
+        base = predictors[number % len(predictors)]
+        entry = read_manifest(source).catalog.get(base.llm)
+        new = entry.model_copy(
+            update={"name": f"more-{number}", "output_price": entry.output_price * 1.1}
+        )
+        change_release(
+            source,
+            tmp_path / str(number),
+            put=(dataclasses.replace(base, llm=new.name), new),
+        )
+        source = tmp_path / str(number)
+    release = Release.load(source)
+    assert len(release.candidates) == 17
+    gone = frozenset(release.candidates[::2] + release.candidates[1:3:2])
+    assert len(gone) == 10
+    for query in ("What is 2 + 2?", "Prove the theorem of Pythagoras.", "Name a river in France."):
+        free = release.route(query).decision
+        kept = release.route(query, disabled=gone).decision
+        best = max(
+            (score, -i)
+            for i, score in enumerate(free.terms.total)
+            if release.candidates[i] not in gone
+        )
+        assert kept.llm == release.candidates[-best[1]]
+        assert kept.llm not in gone
+
+
+def test_an_embedding_that_is_not_a_number_is_an_error(
+    release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = np.full((1, 384), np.nan, dtype=np.float32)
+    monkeypatch.setattr(release.encoder, "encode_tokens", lambda rows: broken)
+    with pytest.raises(DecisionError, match="no candidate has a finite score"):
+        release.route("hello")
