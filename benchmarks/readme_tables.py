@@ -48,7 +48,27 @@ def routing(name: str) -> str:
         cells.append("" if router == "mixllm" else interval_text(measured["aiq_over"], False))
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\nNote: {note}." for note in results["notes"]]
+    lines += ["", *sources(results)]
     return "\n".join([*lines, "", f"![cost–quality curves](benchmarks/results/{name}.png)"])
+
+
+def sources(results: dict[str, Any]) -> list[str]:
+    """The gap closed within each source, where routing can only gain inside it."""
+    lines = [
+        "| source | test queries | gap closed | by tuned kNN | AIQ of mixllm over tuned kNN |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for source, found in results["sources"].items():
+        mine, theirs = (found["measures"][name]["gap_closed"] for name in ("mixllm", "tuned_knn"))
+        over = interval_text(found["measures"]["tuned_knn"]["aiq_over"], False)
+        cells = [
+            source,
+            str(found["queries"]),
+            interval_text(mine, True),
+            interval_text(theirs, True),
+        ]
+        lines.append(f"| {' | '.join([*cells, over])} |")
+    return lines
 
 
 def one_pass() -> str:
