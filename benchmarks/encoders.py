@@ -28,6 +28,7 @@ from models.digest import digest_json
 from models.encoder import EmbeddingCache, OnnxEncoder
 from models.evaluation import interval_text, oracle_of, outcome_of, sweep
 from models.evaluation_set import EvaluationSet, comparable, read_evaluation_set
+from models.families import DEFAULT_FAMILIES, FAMILIES
 from models.fitting import fit_predictors
 from models.inputs import QueryInputs
 from models.measures import MEASURES, Routed, drawn_measures, interval
@@ -96,8 +97,10 @@ class Made:
 class Bench:
     """Runs variants on sets; what does not depend on the variant is made once."""
 
-    def __init__(self, sets: list[Parts], home: Path, settings: dict[str, Any]) -> None:
-        self.sets, self.home, self.settings = sets, home, settings
+    def __init__(
+        self, sets: list[Parts], home: Path, settings: dict[str, Any], families: list[str]
+    ) -> None:
+        self.sets, self.home, self.settings, self.families = sets, home, settings, families
         self.queries = [q for part in sets for q in part.train.queries["query"]]
         self.packaged = OnnxEncoder(prepared_encoder(home), threads=2)
         self.cache = EmbeddingCache(home / "embeddings", self.packaged)
@@ -199,7 +202,7 @@ class Bench:
     ) -> dict[str, Any]:
         names, kept, _ = comparable(part.train, part.test)
         rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
-        fitted = fit_predictors(part.train, train, "benchmark", names)
+        fitted = fit_predictors(part.train, train, "benchmark", names, self.families)
         predictors = [found.predictor for found in fitted]
         shrinkage = training_rows(fitted, part.train, train, part.train.catalog).shrinkage
         compiled = CompiledPredictors(predictors, part.test.catalog, shrinkage)
@@ -263,6 +266,7 @@ def main() -> None:
     parser.add_argument("--joined", action="store_true")
     parser.add_argument("--leave-out", action="append", default=[])
     parser.add_argument("--variant", action="append", default=[])
+    parser.add_argument("--family", action="append", default=[], choices=FAMILIES)
     parser.add_argument("--seed", type=int, action="append", default=[])
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--home", type=Path, default=Path.home() / ".mixllm" / "benchmarks")
@@ -273,15 +277,21 @@ def main() -> None:
         print(table(asked.out))
         return
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    done = read_done(asked.out)
+    done, families = read_done(asked.out), asked.family or list(DEFAULT_FAMILIES)
     for name, parts in setups(asked).items():
         bench: Bench | None = None
         for seed in asked.seed or (0, 1, 2):
             for variant in asked.variant or VARIANTS:
-                key = {"setup": name, "settings": asked.settings, "variant": variant, "seed": seed}
+                key = {
+                    "setup": name,
+                    "settings": asked.settings,
+                    "families": families,
+                    "variant": variant,
+                    "seed": seed,
+                }
                 if json.dumps(key, sort_keys=True) in done:
                     continue
-                bench = bench or Bench(parts, asked.home / name, asked.settings)
+                bench = bench or Bench(parts, asked.home / name, asked.settings, families)
                 record = key | bench.run(variant, seed)
                 with asked.out.open("a") as handle:
                     handle.write(json.dumps(record) + "\n")
@@ -318,24 +328,28 @@ def setups(asked: argparse.Namespace) -> dict[str, list[Parts]]:
 
 def read_done(path: Path) -> set[str]:
     lines = path.read_text().splitlines() if path.exists() else []
-    keys = ("setup", "settings", "variant", "seed")
+    keys = ("setup", "settings", "families", "variant", "seed")
     return {json.dumps({k: row[k] for k in keys}, sort_keys=True) for row in map(json.loads, lines)}
 
 
 def table(path: Path) -> str:
     """The results as Markdown: a table a set, seeds averaged draw by draw, so that the interval is
     that of the mean over seeds and a difference from ``frozen`` is paired."""
-    groups: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str, str], dict[str, list[dict[str, Any]]]] = {}
     for line in path.read_text().splitlines():
         row = json.loads(line)
         for found in row["sets"]:
             told = {**{k: v for k, v in row.items() if k != "sets"}, **found}
-            variants = groups.setdefault((row["setup"], found["set"]), {})
+            variants = groups.setdefault(
+                (row["setup"], found["set"], ", ".join(row["families"])), {}
+            )
             variants.setdefault(row["variant"], []).append(told)
     lines = []
-    for (setup, name), variants in groups.items():
+    for (setup, name, families), variants in groups.items():
         lines += [
-            f"**{name}**" + (f", encoder of {setup}" if setup != name else ""),
+            f"**{name}**"
+            + (f", encoder of {setup}" if setup != name else "")
+            + f"; predictors: {families}",
             "",
             "| encoder | seeds | AIQ | over frozen | gap closed | cost at 97.25 % | quality at 24.18 % "
             "| AUC | within, between domains | s, MB |",
