@@ -25,8 +25,8 @@ TOLERATED_LENGTH: Final = 1.25
 CHANCE: Final = 0.99
 CHANCE_DRAWS: Final = 200
 DEVIATIONS: Final = 3.0
-# Fewer queries of a source than this say nothing of it.
-LEAST_OF_SOURCE: Final = 20
+# Fewer queries than this say nothing, of a source or of all.
+LEAST_QUERIES: Final = 20
 FEW_ROWS: Final = 500
 
 
@@ -118,6 +118,8 @@ def report_of(
         flags.append("quality not calibrated")
     if not within[0] <= ratio <= within[1]:
         flags.append(f"response length {'under' if ratio < 1 else 'over'}estimated")
+    if n < LEAST_QUERIES:
+        flags.clear()
     rows = int(found.predictor.metrics["rows"])
     return PredictorReport(
         llm=found.predictor.llm,
@@ -220,7 +222,7 @@ def _advice(rows: int, errors: np.ndarray, sources: np.ndarray, counts: dict[str
     worst = []
     for source in np.unique(sources):
         own = errors[sources == source]
-        if len(own) >= LEAST_OF_SOURCE:
+        if len(own) >= LEAST_QUERIES:
             deviations = abs(own.mean()) / max(float(own.std()) / len(own) ** 0.5, 1e-9)
             worst.append((deviations, abs(float(own.mean())), str(source)))
     worst = sorted((w for w in worst if w[0] > DEVIATIONS), reverse=True)[:3]

@@ -69,6 +69,13 @@ def test_noise_and_lengths_are_flagged(fitted: list[Fitted], rng: np.random.Gene
     assert made_up(fitted[0], rng, longer=0.5).flags == ("response length underestimated",)
 
 
+def test_a_handful_of_queries_flags_nothing(fitted: list[Fitted]) -> None:
+    few = np.arange(4) / 4
+    wrong, label = 1 - few, np.array(["law"] * 4)
+    report = report_of(fitted[0], few, wrong, np.full(4, 9.0), np.full(4, 900.0), label, {})
+    assert report.flags == ()
+
+
 def test_every_candidate_is_reported_and_drawn(
     fitted: list[Fitted],
     split: Split,
