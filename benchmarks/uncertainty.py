@@ -22,7 +22,8 @@ from infra.settings import read_settings
 from models.evaluation_set import read_evaluation_set
 from models.fitting import fit_predictors
 from models.predictors import shared_maps
-from models.uncertainty import along, bonus, inverse_covariance, leading_directions
+from models.projection import leading_directions
+from models.uncertainty import along, bonus, inverse_covariance
 
 SIZES: Final = (30, 100, 300, 1_000)
 DIRECTIONS: Final = (8, 16, 32, 64, 384)

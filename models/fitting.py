@@ -14,8 +14,9 @@ from models.families.contract import Heads, Targets
 from models.inputs import QueryInputs
 from models.outcome_table import PRIORS, OutcomeTable
 from models.predictors import TARGETS, Predictor, SharedMaps, tokens_of
+from models.projection import leading_directions
 from models.recipe import Recipe, choose_recipe
-from models.uncertainty import along, inverse_covariance, leading_directions
+from models.uncertainty import DIRECTIONS, along, inverse_covariance
 
 FOLDS: Final = 5
 Progress = Callable[[int], None] | None
@@ -68,7 +69,7 @@ def learn_maps(
     """The maps of these rows. shared: (n, t) all candidates' standardised outcomes."""
     return SharedMaps(
         {family: FAMILIES[family].learn(inputs, shared, seed) for family in families},
-        leading_directions(inputs.embeddings),
+        leading_directions(inputs.embeddings, DIRECTIONS),
     )
 
 

@@ -147,16 +147,16 @@ def flags_of(reports: Sequence[PredictorReport]) -> dict[str, str]:
 def report_text(reports: Sequence[PredictorReport]) -> str:
     """The reports as Markdown."""
     lines = [
-        "| LLM | training rows | unseen queries | skill | AUC | calibration error | length ratio "
-        "| flags |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| LLM | training rows | unseen queries | skill | AUC | calibration error | length skill "
+        "| length ratio | flags |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in reports:
         auc = "–" if r.auc is None else f"{r.auc:.3f}"
         lines.append(
             f"| {r.llm} | {r.training_rows} | {r.queries} | {r.skill:.3f} | {auc} "
-            f"| {r.calibration_error:.3f} (≤ {r.calibration_threshold:.3f}) | {r.length_ratio:.2f} "
-            f"| {'; '.join(r.flags) or '–'} |"
+            f"| {r.calibration_error:.3f} (≤ {r.calibration_threshold:.3f}) "
+            f"| {r.length_skill:.3f} | {r.length_ratio:.2f} | {'; '.join(r.flags) or '–'} |"
         )
     lines += ["", *(f"- **{llm}**: {flags}" for llm, flags in flags_of(reports).items())]
     return "\n".join(lines).rstrip() + "\n"

@@ -15,15 +15,6 @@ RIDGE: Final = 1.0
 DIRECTIONS: Final = 32
 
 
-def leading_directions(embeddings: np.ndarray, count: int = DIRECTIONS) -> np.ndarray:
-    """(d, k) float32, the directions that embeddings (n, d) mostly lie in; k is ``count`` or fewer."""
-    e = np.asarray(embeddings, dtype=np.float64)
-    _, vectors = np.linalg.eigh(e.T @ e)
-    axes = vectors[:, ::-1][:, : min(count, *e.shape)]
-    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
-    return np.asarray(axes * np.sign(largest), dtype=np.float32)
-
-
 def along(embeddings: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """(n, k + 1): unit embeddings along the directions, and the length of the rest."""
     inside = embeddings @ directions

@@ -28,6 +28,13 @@ class Targets:
     priors: np.ndarray
     judged: np.ndarray
 
+    @property
+    def means(self) -> np.ndarray:
+        """(t,) shrunk towards the priors."""
+        count = len(self.values)
+        total = self.values.sum(axis=0) + PRIOR_ROWS * self.priors
+        return np.asarray(total / (count + PRIOR_ROWS))
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -55,7 +62,7 @@ class FeatureMap(ABC):
 
     @abstractmethod
     def heads(self, represented: np.ndarray, targets: Targets) -> Heads:
-        """Fit on represented rows, at least one."""
+        """Fit on represented rows; without any, the priors."""
 
     @abstractmethod
     def combine(self, represented: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -14,7 +14,6 @@ import numpy as np
 from models.families.contract import Heads, Targets
 from models.families.trees import Trees, axes_of, indicators, looked_at
 from models.inputs import QueryInputs
-from models.ridge import PRIOR_ROWS
 
 TREES: Final = 100
 LEAF_ROWS: Final = 10
@@ -45,8 +44,6 @@ class Forest(Trees):
         return cls.grown([tree.tree_ for tree in forest.estimators_], *axes)
 
     def heads(self, represented: np.ndarray, targets: Targets) -> Heads:
-        n = len(represented)
-        centre = (targets.values.sum(axis=0) + PRIOR_ROWS * targets.priors) / (n + PRIOR_ROWS)
         inside = indicators(represented, self.leaves).T
-        sums, rows = inside @ (targets.values - centre), inside.sum(axis=1)[:, None]
-        return Heads(sums / (rows + PRIOR_LEAF_ROWS), centre)
+        sums, rows = inside @ (targets.values - targets.means), inside.sum(axis=1)[:, None]
+        return Heads(sums / (rows + PRIOR_LEAF_ROWS), targets.means)

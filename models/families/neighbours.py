@@ -8,22 +8,22 @@ from typing import ClassVar, Final
 import numpy as np
 
 from models.families.contract import Heads, SparseMap, Targets
-from models.families.projection import principal_axes
 from models.inputs import QueryInputs
-from models.ridge import PRIOR_ROWS
+from models.projection import principal_axes
 
 NEIGHBOURS: Final = (25, 50, 100, 200)
 COMPONENTS: Final = 64
 # More training queries than this are thinned out.
 KEPT: Final = 6000
-# A kept query that a candidate did not answer counts as the mean of this many nearest it did.
-STAND_INS: Final = 10
+# A row's outcome reaches this many kept queries, the nearest, itself first where it is kept.
+REACH: Final = 10
 
 
 class Neighbours(SparseMap):
     """kept: (m, c) float16, training queries' components. k: how many are nearest.
 
-    Heads: the candidate's outcomes on the kept queries.
+    Heads: per kept query, the candidate's mean outcome on the rows that reach it; so a candidate that
+    answered other queries than the kept ones has neighbours too.
     """
 
     family: ClassVar[str] = "neighbours"
@@ -62,14 +62,12 @@ class Neighbours(SparseMap):
         return out
 
     def heads(self, represented: np.ndarray, targets: Targets) -> Heads:
-        n, kept = len(represented), self.kept.shape[0]
-        centre = (targets.values.sum(axis=0) + PRIOR_ROWS * targets.priors) / (n + PRIOR_ROWS)
-        # Kept queries near a row take part of its outcome: the nearest ones, itself first.
+        kept = len(self.kept)
         sums, rows = np.zeros((kept, targets.values.shape[1])), np.zeros((kept, 1))
-        for near in represented[:, : min(STAND_INS, self.k)].T:
-            np.add.at(sums, near, targets.values - centre)
+        for near in represented[:, :REACH].T:
+            np.add.at(sums, near, targets.values - targets.means)
             np.add.at(rows, near, 1.0)
-        return Heads(sums / np.maximum(rows, 1.0), centre)
+        return Heads(sums / np.maximum(rows, 1.0), targets.means)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

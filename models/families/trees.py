@@ -8,8 +8,8 @@ from typing import Any, Final
 import numpy as np
 
 from models.families.contract import SparseMap
-from models.families.projection import principal_axes
 from models.inputs import QueryInputs
+from models.projection import principal_axes
 
 # Trees look at this many principal components of the embedding, and at the form.
 COMPONENTS: Final = 24

@@ -15,8 +15,9 @@ from models.evaluation_set import EvaluationSet
 from models.fitting import Fitted, fit_predictors, steps
 from models.inputs import FORM_WIDTH, QueryInputs
 from models.predictors import Predictor, shared_maps
+from models.projection import leading_directions
 from models.ridge import Decomposition, RidgeRegression
-from models.uncertainty import along, bonus, inverse_covariance, leading_directions
+from models.uncertainty import along, bonus, inverse_covariance
 
 Split = tuple[EvaluationSet, EvaluationSet]
 
