@@ -271,22 +271,21 @@ def calibrate(
     from models import calibration
     from models.compiled import CompiledPredictors
     from models.evaluation_set import comparable
+    from models.fitting import shrinkage_of
 
     options = options_of(tuning, encoder, families=families)
     training, test, inputs, fits = fitted(data, None, quarantine, options)
     names, kept, notes = comparable(training, test)
     fits = [found for found in fits if found.predictor.llm in names]
-    rows = calibration.training_rows(fits, training, inputs[0], training.catalog)
+    shrinkage = shrinkage_of(fits, training, inputs[0])
+    rows = calibration.training_rows(fits, training, inputs[0], training.catalog, shrinkage)
     defaults = calibration.calibrate(rows, quality_share, cost_share)
     seen = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
-    compiled = CompiledPredictors(
-        [found.predictor for found in fits], training.catalog, rows.shrinkage
-    )
+    compiled = CompiledPredictors([found.predictor for found in fits], training.catalog, shrinkage)
     unseen = calibration.Rows(
         compiled.estimate(inputs[1][seen]),
         kept.matrix("quality", compiled.candidates),
         kept.matrix("cost_usd", compiled.candidates),
-        rows.shrinkage,
     )
     console.print(f"willingness to pay: {defaults.willingness_to_pay:.6g} USD per unit of quality")
     for name, (value, low, high) in calibration.expected(unseen, defaults).items():

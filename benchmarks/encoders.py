@@ -22,14 +22,13 @@ from safetensors.numpy import save_file
 from sklearn.metrics import roc_auc_score
 
 from infra.encoders import prepared_encoder
-from models.calibration import training_rows
 from models.compiled import CompiledPredictors
 from models.digest import digest_json
 from models.encoder import EmbeddingCache, OnnxEncoder
 from models.evaluation import interval_text, oracle_of, outcome_of, sweep
 from models.evaluation_set import EvaluationSet, comparable, read_evaluation_set
 from models.families import DEFAULT_FAMILIES, FAMILIES
-from models.fitting import fit_predictors
+from models.fitting import fit_predictors, shrinkage_of
 from models.inputs import QueryInputs
 from models.measures import MEASURES, Routed, drawn_measures, interval
 from models.query_form import query_forms
@@ -204,7 +203,7 @@ class Bench:
         rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
         fitted = fit_predictors(part.train, train, "benchmark", names, self.families)
         predictors = [found.predictor for found in fitted]
-        shrinkage = training_rows(fitted, part.train, train, part.train.catalog).shrinkage
+        shrinkage = shrinkage_of(fitted, part.train, train)
         compiled = CompiledPredictors(predictors, part.test.catalog, shrinkage)
         estimates = compiled.estimate(test[rows])
         quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)

@@ -28,7 +28,7 @@ from models.domains import Domains
 from models.encoder import encoder_digest
 from models.evaluation import Evaluation, evaluate, headline, measures_table
 from models.evaluation_set import EvaluationSet, read_evaluation_set
-from models.fitting import Fitted, fit_predictors, steps
+from models.fitting import Fitted, fit_predictors, shrinkage_of, steps
 from models.inputs import QueryInputs
 from models.manifest import DataSource
 from models.plots import plot_curves
@@ -113,7 +113,8 @@ def assemble(
     """Write the release folder."""
     shutil.copytree(encoder_folder, folder / "encoder")
     predictors = [found.predictor for found in fitted]
-    rows = training_rows(fitted, train, inputs, train.catalog)
+    shrinkage = shrinkage_of(fitted, train, inputs)
+    rows = training_rows(fitted, train, inputs, train.catalog, shrinkage)
     queries = train.queries["query"].tolist()
     build_release(
         folder,
@@ -121,7 +122,7 @@ def assemble(
         predictors,
         train.catalog,
         choose_defaults(rows),
-        rows.shrinkage,
+        shrinkage,
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
         notes=left_out(train.catalog, fitted),

@@ -27,16 +27,11 @@ HALVINGS = 20
 
 @dataclass(frozen=True)
 class Rows:
-    """Estimates of queries whose outcomes are known. quality, cost: (n, L) the true ones.
-    shrinkage: what the estimates were shrunk by."""
+    """Estimates of queries whose outcomes are known. quality, cost: (n, L) the true ones."""
 
     estimates: Estimates
     quality: np.ndarray
     cost: np.ndarray
-    shrinkage: Shrinkage
-
-    def defaults(self, willingness_to_pay: float) -> DecisionDefaults:
-        return DecisionDefaults(willingness_to_pay=float(willingness_to_pay))
 
     def shares(self, defaults: DecisionDefaults, weights: np.ndarray | None = None) -> np.ndarray:
         """(..., 2): quality and cost of routing, as shares of the best single candidate's.
@@ -54,11 +49,15 @@ class Rows:
 
 
 def training_rows(
-    fitted: Sequence[Fitted], data: EvaluationSet, inputs: QueryInputs, catalog: Catalog
+    fitted: Sequence[Fitted],
+    data: EvaluationSet,
+    inputs: QueryInputs,
+    catalog: Catalog,
+    shrinkage: Shrinkage,
 ) -> Rows:
     """Training rows as predicted by models that did not see them.
 
-    fitted: on ``data``. Left out: queries that the encoder's tuning learned from,
+    fitted: on ``data``. shrinkage: theirs. Left out: queries that the encoder's tuning learned from,
     queries that a well-covered candidate did not answer, candidates that answered few queries.
     """
     names = [found.predictor.llm for found in fitted]
@@ -68,14 +67,11 @@ def training_rows(
     rows = answered[:, wide].all(axis=1) & inputs.honest
     quality = np.column_stack([found.quality for found in fitted])
     tokens = np.column_stack([found.tokens for found in fitted])
-    means = np.array([found.predictor.metrics["mean_quality"] for found in fitted])
-    honest = inputs.honest
-    shrinkage = Shrinkage.fit(names, quality[honest], true_quality[honest], means)
     kept = [found.predictor for found, w in zip(fitted, wide, strict=True) if w]
     compiled = CompiledPredictors(kept, catalog)
     shrunk = shrinkage.over(compiled.candidates, compiled.means)(quality[rows][:, wide])
     estimates = compiled.estimate_from(inputs[rows], shrunk, tokens[rows][:, wide])
-    return Rows(estimates, true_quality[rows][:, wide], true_cost[rows][:, wide], shrinkage)
+    return Rows(estimates, true_quality[rows][:, wide], true_cost[rows][:, wide])
 
 
 def calibrate(
@@ -88,7 +84,7 @@ def calibrate(
     Raises DecisionError when no λ meets it.
     """
     grid = willingness_grid(rows.cost)[1:-1]
-    got = np.array([rows.shares(rows.defaults(w)) for w in grid])
+    got = np.array([rows.shares(DecisionDefaults(willingness_to_pay=w)) for w in grid])
     if quality_share is not None and cost_share is None:
         meets = got[:, 0] >= quality_share
         if not meets.any():
@@ -114,19 +110,22 @@ def _between(rows: Rows, good: float, bad: float, column: int, share: float) -> 
     """The setting nearest to ``bad`` that still meets the share, from ``good``, which does."""
     for _ in range(HALVINGS):
         middle = float(np.sqrt(good * bad))
-        got = rows.shares(rows.defaults(middle))[column]
+        got = rows.shares(DecisionDefaults(willingness_to_pay=middle))[column]
         meets = got >= share if column == 0 else got <= share
         if meets:
             good = middle
         else:
             bad = middle
-    return rows.defaults(good)
+    return DecisionDefaults(willingness_to_pay=good)
 
 
 def choose_defaults(rows: Rows) -> DecisionDefaults:
     """The least λ that keeps 97.25 % of the best single candidate's quality; the best one where none
     does."""
-    most = max(rows.shares(rows.defaults(w))[0] for w in willingness_grid(rows.cost)[1:-1])
+    most = max(
+        rows.shares(DecisionDefaults(willingness_to_pay=w))[0]
+        for w in willingness_grid(rows.cost)[1:-1]
+    )
     return calibrate(rows, quality_share=min(QUALITY_SHARE, float(most)))
 
 

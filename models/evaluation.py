@@ -19,11 +19,10 @@ from models.baselines import (
     paper_recipe,
     tuned,
 )
-from models.calibration import training_rows
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, Estimates, score
 from models.evaluation_set import EvaluationSet, comparable
-from models.fitting import Fitted
+from models.fitting import Fitted, shrinkage_of
 from models.inputs import QueryInputs
 from models.measures import Routed, compare
 from models.predictor_report import PredictorReport, predictor_reports
@@ -68,7 +67,7 @@ def evaluate(
     by_name = {found.predictor.llm: found for found in fitted}
     competing = [by_name[name] for name in names]
     predictors = [found.predictor for found in competing]
-    shrinkage = training_rows(competing, train, train_inputs, train.catalog).shrinkage
+    shrinkage = shrinkage_of(competing, train, train_inputs)
     compiled = CompiledPredictors(predictors, test.catalog, shrinkage)
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
     train_cost = train.matrix("cost_usd", names)

@@ -16,6 +16,7 @@ from models.outcome_table import PRIORS, OutcomeTable
 from models.predictors import TARGETS, Predictor, SharedMaps, tokens_of
 from models.projection import leading_directions
 from models.recipe import Recipe, choose_recipe
+from models.shrinkage import Shrinkage
 from models.uncertainty import DIRECTIONS, along, inverse_covariance
 
 FOLDS: Final = 5
@@ -56,6 +57,15 @@ def fit_predictors(
     return [
         _fitted(i, fitting, unseen[i], final, heads[i], encoder) for i in range(len(table.names))
     ]
+
+
+def shrinkage_of(fitted: Sequence[Fitted], data: EvaluationSet, inputs: QueryInputs) -> Shrinkage:
+    """How far the predictions held true on the training queries. fitted: on ``data``."""
+    names = [found.predictor.llm for found in fitted]
+    rows = inputs.honest
+    predicted = np.column_stack([found.quality for found in fitted])[rows]
+    means = np.array([found.predictor.metrics["mean_quality"] for found in fitted])
+    return Shrinkage.fit(names, predicted, data.matrix("quality", names)[rows], means)
 
 
 def steps(families: Sequence[str] = DEFAULT_FAMILIES) -> int:

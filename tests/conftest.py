@@ -19,7 +19,7 @@ from models.calibration import choose_defaults, training_rows
 from models.domains import Domains
 from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
 from models.evaluation_set import EvaluationSet
-from models.fitting import Fitted, fit_predictors
+from models.fitting import Fitted, fit_predictors, shrinkage_of
 from models.inputs import QueryInputs, read_queries
 from models.manifest import DataSource
 from models.predictors import Predictor
@@ -110,14 +110,15 @@ def release_folder(
     folder = tmp_path_factory.mktemp("release") / "release"
     shutil.copytree(encoder_folder, folder / "encoder")
     queries = train.queries["query"].tolist()
-    rows = training_rows(fitted, train, train_inputs, train.catalog)
+    shrinkage = shrinkage_of(fitted, train, train_inputs)
+    rows = training_rows(fitted, train, train_inputs, train.catalog, shrinkage)
     build_release(
         folder,
         Domains().fit(train_inputs.embeddings, tagged.tags.tags, tagged.clusters),
         [found.predictor for found in fitted],
         train.catalog,
         choose_defaults(rows),
-        rows.shrinkage,
+        shrinkage,
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:PROBES],
     )

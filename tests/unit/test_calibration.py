@@ -5,7 +5,7 @@ from models.calibration import Rows, calibrate, choose_defaults, expected, train
 from models.decision import DecisionDefaults
 from models.errors import DecisionError
 from models.evaluation_set import EvaluationSet
-from models.fitting import Fitted, fit_predictors
+from models.fitting import Fitted, fit_predictors, shrinkage_of
 from models.inputs import QueryInputs
 
 
@@ -15,7 +15,8 @@ def rows(
     train_inputs: QueryInputs,
     fitted: list[Fitted],
 ) -> Rows:
-    return training_rows(fitted, split[0], train_inputs, split[0].catalog)
+    shrinkage = shrinkage_of(fitted, split[0], train_inputs)
+    return training_rows(fitted, split[0], train_inputs, split[0].catalog, shrinkage)
 
 
 def test_a_cost_share_is_kept_and_used(rows: Rows) -> None:
@@ -65,5 +66,6 @@ def test_a_candidate_with_few_outcomes_sets_no_aim(
     sparse = EvaluationSet(train.queries, train.outcomes[few], train.catalog)
     (nano,) = fit_predictors(sparse, train_inputs, "d", ["sim-nano"])
     refitted = [nano if found.predictor.llm == "sim-nano" else found for found in fitted]
-    kept = training_rows(refitted, sparse, train_inputs, train.catalog)
+    shrinkage = shrinkage_of(refitted, sparse, train_inputs)
+    kept = training_rows(refitted, sparse, train_inputs, train.catalog, shrinkage)
     assert kept.quality.shape == (len(rows.quality), len(fitted) - 1)
