@@ -586,6 +586,136 @@ def route(
 
 
 @app.command()
+def fleet(
+    catalog: Annotated[
+        Path | None, typer.Option(help="Whose LLMs to simulate; --data's, or the demo's.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The evaluation set whose outcomes are the answers.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8100,
+    concurrency: Annotated[int, typer.Option(min=1, help="Answers at once, per LLM.")] = 8,
+    speed: Annotated[float, typer.Option(min=0.001, help="Times faster than the catalog.")] = 1.0,
+    instant: Annotated[bool, typer.Option("--instant", help="Answer at once.")] = False,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LLM:KIND=SHARE",
+            help="429, 500, hang, broken, slow or garbage, of one LLM or of *; again for more.",
+        ),
+    ] = None,
+    write_catalog: Annotated[
+        Path | None, typer.Option(help="Write the catalog with this fleet as every upstream.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the faults.")] = 0,
+) -> None:
+    """Simulate LLMs: a real server of OpenAI's protocol, with the catalog's speeds. Ctrl-C stops it."""
+    import asyncio
+
+    from infra import fleet as simulated
+    from models.catalog import read_catalog
+    from models.evaluation_set import read_evaluation_set
+    from models.simulated import right_answers, simulated_evaluation_set
+
+    known = simulated_evaluation_set() if data is None else read_evaluation_set(data)
+    texts = right_answers() if data is None else None
+    entries = read_catalog(catalog) if catalog else known.catalog
+    made = simulated.Fleet(
+        entries,
+        simulated.RecordedAnswers(known, texts),
+        concurrency,
+        float("inf") if instant else speed,
+        seed,
+    )
+    made.set_faults(simulated.parse_faults(fault or []))
+    if write_catalog is not None:
+        address = f"http://{host}:{port}"
+        written = simulated.with_upstreams(entries, address, concurrency=concurrency)
+        write_catalog.write_text(written.dump_yaml())
+        console.print(
+            f"catalog written to {write_catalog}; serve with MIXLLM_CATALOG={write_catalog}"
+        )
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        console.print(
+            f"SIMULATED: {len(entries.llms)} LLMs at http://{host}:{port}/v1; Ctrl-C stops"
+        )
+        await simulated.serve(made, host, port, stop)
+
+    asyncio.run(run())
+
+
+keys = typer.Typer(help="API keys of the service: who may ask, how often, for how much.")
+app.add_typer(keys, name="keys", no_args_is_help=True)
+
+
+def store() -> Any:
+    """The database's engine, migrated."""
+    from infra.database import connect, database_address
+    from monitoring.schema import migrate
+
+    settings = settings_with_stack()
+    engine = connect(database_address(settings.database(), settings.home))
+    migrate(engine)
+    return engine
+
+
+@keys.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="route (the default), feedback or admin; again for more."),
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    monthly_budget: Annotated[float | None, typer.Option(min=0, help="USD a month.")] = None,
+) -> None:
+    """Make a key and show it, this once; from then on the service asks for keys."""
+    from monitoring.keys import create_key
+
+    _, secret = create_key(store(), name, scope or ["route"], requests_per_minute, monthly_budget)
+    print(secret)
+    console.print("shown this once; services know it within a few seconds", style="dim")
+
+
+@keys.command("list")
+def keys_list() -> None:
+    """Every key ever made, and what it has spent this month."""
+    from monitoring.answers import spent_this_month
+    from monitoring.keys import list_keys
+
+    engine = store()
+    spent = spent_this_month(engine)
+    table = Table("id", "name", "scopes", "a minute", "USD a month", "spent", "made", "revoked")
+    for row in list_keys(engine):
+        revoked = row["revoked_at"]
+        table.add_row(
+            row["id"],
+            row["name"],
+            ", ".join(row["scopes"]),
+            str(row["requests_per_minute"] or ""),
+            "" if row["monthly_budget_usd"] is None else f"{row['monthly_budget_usd']:g}",
+            f"{spent.get(row['id'], 0.0):.4f}",
+            row["created_at"].strftime("%Y-%m-%d %H:%M"),
+            revoked.strftime("%Y-%m-%d %H:%M") if revoked else "",
+        )
+    console.print(table)
+
+
+@keys.command("revoke")
+def keys_revoke(name: Annotated[str, typer.Argument(help="A key's name or id.")]) -> None:
+    """No service takes the key any more, within a few seconds."""
+    from monitoring.keys import revoke_key
+
+    revoke_key(store(), name)
+    console.print(f"{name} revoked")
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine: versions, ports, disk, database, registry, encoder."""
     from infra.doctor import checks

@@ -64,6 +64,20 @@ class Settings(BaseSettings):
     tagger_concurrency: int = Field(
         default=8, ge=1, description="Requests of the llm tagger at a time."
     )
+    catalog: Path | None = Field(
+        default=None, description="A catalog whose upstreams are used in place of the release's."
+    )
+    switching_cost: float = Field(
+        default=0.0,
+        ge=0,
+        description="Score by which another LLM must win to take a conversation over; 0: no affinity.",
+    )
+    max_body_bytes: int = Field(
+        default=20 * 2**20, ge=1024, description="Largest request body that is read."
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="Form of the service's log lines."
+    )
     encoder_threads: int = Field(
         default=1, ge=1, description="ONNX Runtime threads for one query in the service."
     )

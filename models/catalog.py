@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -13,6 +13,50 @@ from models.errors import CatalogError, nearest
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+# Hop-by-hop and framing headers are the gateway's own.
+RESERVED_HEADERS: Final = {
+    "host",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "connection",
+}
+
+
+class Upstream(BaseModel):
+    """Where a candidate answers: any OpenAI-compatible endpoint.
+
+    base_url: its address up to, and without, ``/chat/completions``. model: its name there, the
+    candidate's own unless given. key_variable: the environment variable that holds its key, sent in
+    key_header (as a bearer token in ``authorization``). headers: sent along. concurrency: requests
+    it answers at once; more wait in the gateway. requests_per_minute: more go elsewhere.
+    connect_timeout, first_token_timeout (also the longest pause in a stream), total_timeout:
+    seconds. retries: further attempts on 429 and 5xx before another candidate is asked.
+    stream_usage: whether it understands ``stream_options``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+[^\s]*$")]
+    model: Name | None = None
+    key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "authorization"
+    headers: dict[str, str] = Field(default_factory=dict)
+    concurrency: Count | None = None
+    requests_per_minute: Count | None = None
+    connect_timeout: Positive = 5.0
+    first_token_timeout: Positive = 60.0
+    total_timeout: Positive = 600.0
+    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    stream_usage: bool = True
+
+    @model_validator(mode="after")
+    def _headers_are_free(self) -> Upstream:
+        for name, value in self.headers.items():
+            if name.lower() in RESERVED_HEADERS or not name.isascii() or "\n" in name + value:
+                raise ValueError(f"header {name!r} cannot be set")
+        return self
 
 
 class Candidate(BaseModel):
@@ -20,7 +64,8 @@ class Candidate(BaseModel):
 
     input_price, output_price: USD per million tokens. tokens_per_second: generated tokens per
     second. time_to_first_token: seconds. context_window: tokens of prompt and response together, no
-    limit when not given. abilities: what a request may require ("tools", "images", ...).
+    limit when not given. abilities: what a request may require ("tools", "images", ...). upstream:
+    where it answers, for the gateway.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +77,7 @@ class Candidate(BaseModel):
     time_to_first_token: Amount
     context_window: Annotated[int, Field(gt=0)] | None = None
     abilities: tuple[Name, ...] = ()
+    upstream: Upstream | None = None
 
 
 class Catalog(BaseModel):
@@ -109,7 +155,7 @@ def describe(error: ValidationError, data: dict[str, Any]) -> str:
             entry = data["llms"][place[1]]
             name = entry.get("name") if isinstance(entry, dict) else None
             who = f"candidate {name!r}" if name else f"candidate number {place[1] + 1}"
-            known: list[str] = list(Candidate.model_fields)
+            known = list(Upstream.model_fields if "upstream" in place else Candidate.model_fields)
         else:
             who, known = "catalog", list(Catalog.model_fields)
         key = str(place[-1]) if place else ""

@@ -14,6 +14,7 @@ from models.inputs import QueryInputs
 from models.predictors import Predictor, tokens_of
 from models.shrinkage import Shrinkage
 from models.uncertainty import along, bonus
+from models.waiting import Delays
 
 
 class CompiledPredictors:
@@ -51,8 +52,8 @@ class CompiledPredictors:
         own = sum(stack.weights.nbytes for stack in self._stacks)
         return shared, own + sum(sight.inverses.nbytes for sight in self._sights)
 
-    def estimate(self, inputs: QueryInputs, waiting: np.ndarray | None = None) -> Estimates:
-        """Estimates (n, L) for n queries; waiting: (L,) seconds, 0 unless given."""
+    def estimate(self, inputs: QueryInputs, delays: Delays | None = None) -> Estimates:
+        """Estimates (n, L) for n queries; delays: what traffic adds to the catalog's times."""
         count = len(self.candidates)
         raw = np.tile(self._intercepts, (len(inputs), 1))
         for stack in self._stacks:
@@ -60,7 +61,7 @@ class CompiledPredictors:
         quality = np.clip(raw[:, :count], 0.0, 1.0)
         if self._shrink is not None:
             quality = self._shrink(quality)
-        return self._estimates(inputs, quality, tokens_of(raw[:, count:], self._smearing), waiting)
+        return self._estimates(inputs, quality, tokens_of(raw[:, count:], self._smearing), delays)
 
     def estimate_from(
         self, inputs: QueryInputs, quality: np.ndarray, response_tokens: np.ndarray
@@ -73,13 +74,13 @@ class CompiledPredictors:
         inputs: QueryInputs,
         quality: np.ndarray,
         tokens: np.ndarray,
-        waiting: np.ndarray | None,
+        delays: Delays | None,
     ) -> Estimates:
         prompt = np.maximum(self._prompt[:, 0] + self._prompt[:, 1] * inputs.tokens[:, None], 0.0)
         cost = self._input_price * prompt + self._output_price * tokens + self._cost_offset
         time = self._first_token + tokens / self._speed
-        if waiting is not None:
-            time = time + waiting
+        if delays is not None:
+            time = delays.waiting + delays.slowness * time
         return Estimates(
             quality=quality,
             prompt_tokens=prompt,

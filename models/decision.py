@@ -103,12 +103,33 @@ class Wishes(BaseModel):
         tuple[str, ...],
         Field(strict=False, max_length=100, description="What the LLM must be able to do."),
     ] = ()
+    beta: Annotated[
+        Finite | None,
+        Field(description="Weight of the latency penalty; the release's default when absent."),
+    ] = None
+    time_limit: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False, description="Seconds after which an answer is late."),
+    ] = None
+    switching_cost: Annotated[
+        Finite | None,
+        Field(
+            description="Score that another LLM than the session's last must win by; "
+            "the service's default when absent."
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _one_aim(self) -> Wishes:
         if self.willingness_to_pay is not None and self.min_quality is not None:
             raise ValueError("give willingness_to_pay or min_quality, not both")
         return self
+
+    def over(self, defaults: DecisionDefaults) -> DecisionDefaults:
+        """The defaults with what was wished for in their place."""
+        names = ("willingness_to_pay", "beta", "time_limit")
+        wished = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return defaults.model_copy(update=wished) if wished else defaults
 
 
 @dataclass(frozen=True)
@@ -138,23 +159,28 @@ def decide(
     defaults: DecisionDefaults,
     wishes: Wishes | None = None,
     allowed: np.ndarray | None = None,
+    incumbent: str | None = None,
 ) -> Decision:
     """Choose for one query.
 
-    estimates: (1, L). allowed: (L,) bool, who may be chosen before the wishes; all by default. The
+    estimates: (1, L). allowed: (L,) bool, who may be chosen before the wishes; all by default.
+    incumbent: who answered last in this conversation; stays unless another's score is higher by
+    more than ``wishes.switching_cost`` (its prompt cache is warm). The
     choice is the argmax of the score among the permitted (the first in the catalog's order on a tie),
     or with ``min_quality`` the cheapest of them, so its propensity is 1.
     Raises DecisionError when nobody is left or no score is finite.
     """
     wishes = wishes or Wishes()
-    wtp = wishes.willingness_to_pay or defaults.willingness_to_pay
-    terms = score(estimates, defaults, wtp)
+    defaults = wishes.over(defaults)
+    terms = score(estimates, defaults)
     permitted = np.ones(len(candidates), dtype=bool) if allowed is None else allowed
     if not permitted.any():
         raise DecisionError("no candidate is left to choose from")
     permitted = _grant(candidates, estimates, wishes, permitted)
     ranking = terms.total[0] if wishes.min_quality is None else -estimates.cost[0]
     ranked = np.where(permitted & np.isfinite(terms.total[0]), ranking, -np.inf)
+    if incumbent in candidates and wishes.switching_cost and wishes.min_quality is None:
+        ranked[candidates.index(incumbent)] += wishes.switching_cost
     choice = int(np.argmax(ranked))
     if not np.isfinite(ranked[choice]):
         raise DecisionError("no candidate has a finite score")
@@ -162,7 +188,7 @@ def decide(
         candidates=candidates,
         choice=choice,
         propensity=1.0,
-        willingness_to_pay=wtp,
+        willingness_to_pay=defaults.willingness_to_pay,
         wishes=wishes,
         allowed=permitted,
         ranking=ranked,

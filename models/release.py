@@ -29,6 +29,7 @@ from models.manifest import DataSource, Manifest, Pin, pin, read_manifest, slug
 from models.predictors import Predictor
 from models.query_form import query_forms
 from models.shrinkage import Shrinkage
+from models.waiting import Delays
 
 PROBES: Final = 16
 PROBE_FILES: Final = ("probes.json", "probes.safetensors")
@@ -119,13 +120,24 @@ class Release:
         if agreement < PROBE_AGREEMENT:
             raise ReleaseError(f"probe queries route otherwise here: {agreement:.0%} agree")
 
+    @property
+    def offered(self) -> frozenset[str]:
+        """The abilities that any candidate has."""
+        return frozenset().union(*self._abilities.values())
+
     def route(
         self,
         query: str,
         wishes: Wishes | None = None,
         disabled: frozenset[str] = frozenset(),
+        delays: Delays | None = None,
+        incumbent: str | None = None,
+        more_tokens: float = 0.0,
     ) -> Routing:
-        """Decide for one query; disabled: candidates that nobody gets.
+        """Decide for one query.
+
+        disabled: candidates that nobody gets. delays: what traffic adds to their times. incumbent:
+        who answered last in the conversation. more_tokens: of the prompt, beyond the query.
 
         Raises DecisionError (empty query, no candidate left), UnknownCandidate.
         """
@@ -142,12 +154,16 @@ class Release:
         t1 = time.perf_counter()
         embeddings = self.encoder.encode_tokens([tokens.ids])
         t2 = time.perf_counter()
-        inputs = QueryInputs(embeddings, query_forms([query]), np.array([tokens.count]))
-        estimates = self.compiled.estimate(inputs)
+        inputs = QueryInputs(
+            embeddings, query_forms([query]), np.array([tokens.count + more_tokens])
+        )
+        estimates = self.compiled.estimate(inputs, delays)
         domain, unseen = self.domains.place(embeddings[0])
         t3 = time.perf_counter()
         allowed = self.fitting(estimates, allowed)
-        decision = decide(self.candidates, estimates, self.manifest.defaults, wishes, allowed)
+        decision = decide(
+            self.candidates, estimates, self.manifest.defaults, wishes, allowed, incumbent
+        )
         t4 = time.perf_counter()
         timings = Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3)
         return Routing(decision, embeddings[0], domain, unseen, timings)
@@ -166,8 +182,9 @@ class Release:
         for ability in wishes.abilities:
             mask &= np.array([ability in self._abilities[name] for name in self.candidates])
             if not mask.any():
-                offered = set().union(*self._abilities.values())
-                hint = nearest(ability, offered) if offered else "the catalog names no abilities"
+                hint = "the catalog names no abilities"
+                if self.offered:
+                    hint = nearest(ability, self.offered)
                 raise DecisionError(
                     f"no candidate is left that has the ability {ability!r}; {hint}",
                     param="abilities",

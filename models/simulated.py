@@ -194,21 +194,32 @@ CATALOG: Final = Catalog(
 )
 
 
-def simulated_evaluation_set(queries: int = 1500, seed: int = 0) -> EvaluationSet:
-    """Distinct tasks of every family and level, answered by the simulated LLMs."""
-    rng = np.random.default_rng(seed)
+def simulated_tasks(rng: np.random.Generator, count: int) -> list[Task]:
+    """Distinct tasks of every family and level."""
     tasks: dict[str, Task] = {}
     names = list(FAMILIES)
-    while len(tasks) < queries:
+    while len(tasks) < count:
         family = names[int(rng.integers(len(names)))]
         task = FAMILIES[family](rng, int(rng.integers(1, LEVELS + 1)))
         tasks.setdefault(task.query, task)
+    return list(tasks.values())
+
+
+def right_answers(queries: int = 1500, seed: int = 0) -> dict[str, str]:
+    """Query → its right answer, of ``simulated_evaluation_set`` with the same arguments."""
+    return {t.query: t.answer for t in simulated_tasks(np.random.default_rng(seed), queries)}
+
+
+def simulated_evaluation_set(queries: int = 1500, seed: int = 0) -> EvaluationSet:
+    """Distinct tasks of every family and level, answered by the simulated LLMs."""
+    rng = np.random.default_rng(seed)
+    tasks = simulated_tasks(rng, queries)
     asked = pd.DataFrame(
-        [(f"sim-{i}", t.query, t.family) for i, t in enumerate(tasks.values())],
+        [(f"sim-{i}", t.query, t.family) for i, t in enumerate(tasks)],
         columns=["query_id", "query", "source"],
     )
     rows = []
-    for identity, task in zip(asked["query_id"], tasks.values(), strict=True):
+    for identity, task in zip(asked["query_id"], tasks, strict=True):
         prompt = 8 + len(task.query) // 4
         for llm in SKILLS:
             rows.append(

@@ -6,6 +6,7 @@ import base64
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -22,6 +23,15 @@ from monitoring.tables import decisions
 StoreQueries = Literal["full", "hash", "none"]
 # A row of this many bound values times the batch stays far below what Postgres takes at once.
 BATCH: Final = 500
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asked what, and what of it is kept. key_id: the API key's, if one was given."""
+
+    query: str
+    store_queries: StoreQueries
+    key_id: str | None = None
 
 
 def new_id() -> UUID:
@@ -56,14 +66,13 @@ def decision_row(
     routing: Routing,
     release: Release,
     version: str,
-    query: str,
-    store_queries: StoreQueries,
+    asked: Asked,
     seconds: float,
 ) -> dict[str, Any]:
     """One routing as a JSON-able row; the embedding as base64 of float32."""
     decision = routing.decision
     return {
-        **_common(query, store_queries, seconds),
+        **_common(asked, seconds),
         "llm": decision.llm,
         "propensity": decision.propensity,
         "willingness_to_pay": decision.willingness_to_pay,
@@ -81,14 +90,13 @@ def fallback_row(
     llm: str,
     reason: str,
     willingness_to_pay: float,
-    query: str,
-    store_queries: StoreQueries,
+    asked: Asked,
     seconds: float,
     version: str | None,
 ) -> dict[str, Any]:
     """The row of a request that the router could not decide: the default candidate, and why."""
     return {
-        **_common(query, store_queries, seconds),
+        **_common(asked, seconds),
         "llm": llm,
         "propensity": 1.0,
         "willingness_to_pay": willingness_to_pay,
@@ -102,7 +110,8 @@ def fallback_row(
     }
 
 
-def _common(query: str, store_queries: StoreQueries, seconds: float) -> dict[str, Any]:
+def _common(asked: Asked, seconds: float) -> dict[str, Any]:
+    query, store_queries = asked.query, asked.store_queries
     return {
         "id": str(new_id()),
         "decided_at": datetime.now(UTC).isoformat(),
@@ -111,6 +120,7 @@ def _common(query: str, store_queries: StoreQueries, seconds: float) -> dict[str
         "query_sha256": digest_text(query) if store_queries != "none" else None,
         "query_characters": len(query),
         "seconds": seconds,
+        "key_id": asked.key_id,
     }
 
 
@@ -131,6 +141,7 @@ def _typed(row: dict[str, Any]) -> dict[str, Any]:
     embedding = row["embedding"]
     return {
         "unseen_score": None,  # rows of a journal that an older version left
+        "key_id": None,
         **row,
         "id": UUID(row["id"]),
         "decided_at": datetime.fromisoformat(row["decided_at"]),

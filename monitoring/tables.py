@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Double,
@@ -15,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -47,7 +50,46 @@ decisions = Table(
     Column("release_version", Text),
     Column("release_digest", Text),
     Column("seconds", Double, nullable=False, comment="What the routing took."),
+    Column("key_id", Text, comment="The API key that asked; null where none is needed."),
     Index(None, "position", unique=True),
     Index(None, "decided_at"),
     Index(None, "llm", "decided_at"),
+)
+
+# What became of a decision that was carried out: one row a chat completion or a client's report.
+answers = Table(
+    "answers",
+    metadata,
+    Column("decision_id", Uuid, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("finished_at", DateTime(timezone=True), nullable=False),
+    Column("llm", Text, comment="Who answered; null where nobody did."),
+    Column("status", Text, nullable=False, comment="answered, broken, failed or cancelled."),
+    Column("error", Text),
+    Column("attempts", JSONB, nullable=False, comment="Each try: candidate, outcome, seconds."),
+    Column("prompt_tokens", Integer),
+    Column("response_tokens", Integer),
+    Column("cost_usd", Double),
+    Column("first_token_seconds", Double),
+    Column("seconds", Double, nullable=False, comment="From the request to the answer's end."),
+    Column("streamed", Boolean, nullable=False),
+    Column("key_id", Text),
+    Index(None, "position", unique=True),
+    Index(None, "finished_at"),
+    Index(None, "key_id", "finished_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("sha256", Text, nullable=False, unique=True),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("monthly_budget_usd", Double),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("revoked_at", DateTime(timezone=True)),
+    # A name is free again once its key is revoked.
+    Index(None, "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
 )

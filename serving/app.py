@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.routing import Match
 
+from models.decision import Wishes
 from models.manifest import summary
-from serving import problems
-from serving.schemas import DecisionResponse, ErrorResponse, RouteRequest, RouteResponse
-from serving.state import NotReady, ServiceState
+from serving import chat, metrics, problems
+from serving.keys import Refused
+from serving.limits import SizeLimits
+from serving.observations import observe, sent
+from serving.routing import Ask, NotReady
+from serving.schemas import (
+    ChatRequest,
+    ChatResponse,
+    DecisionResponse,
+    ErrorResponse,
+    ModelEntry,
+    ModelList,
+    Observation,
+    RouteRequest,
+    RouteResponse,
+)
+from serving.state import ServiceState
+from serving.views import route_response
 
 DESCRIPTION = """
 Routes each query to the LLM with the best predicted trade-off of quality, cost and time.
-Errors have one form: `{"error": {"type", "message", "param"}}`.
+`/v1/route` says whom to ask; `/v1/chat/completions`, in OpenAI's form, asks.
+Errors have one form: `{"error": {"type", "message", "param", "code"}}`.
 """
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "The API key is missing or wrong."},
+    403: {"model": ErrorResponse, "description": "The API key lacks the scope."},
+    413: {"model": ErrorResponse, "description": "The body is too large."},
     422: {"model": ErrorResponse, "description": "The request is not valid."},
+    429: {"model": ErrorResponse, "description": "The key's rate or budget is used up."},
+    431: {"model": ErrorResponse, "description": "The headers are too large."},
     503: {"model": ErrorResponse, "description": "No release is loaded yet."},
 }
+CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The LLM refused what was asked."},
+    404: {"model": ErrorResponse, "description": "No such model."},
+    502: {"model": ErrorResponse, "description": "No LLM answered."},
+    504: {"model": ErrorResponse, "description": "No LLM answered in time."},
+}
+STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 async def current_state(request: Request) -> ServiceState:
@@ -38,23 +66,32 @@ async def current_state(request: Request) -> ServiceState:
 State = Annotated[ServiceState, Depends(current_state)]
 
 
-async def authorised(
-    state: State,
-    authorization: Annotated[str | None, Header()] = None,
-    x_api_key: Annotated[str | None, Header()] = None,
-) -> None:
-    """Refuse a request without the configured key."""
-    key = state.settings.api_key
-    if key is None:
-        return
-    scheme, _, bearer = (authorization or "").partition(" ")
-    given = x_api_key or (bearer if scheme.lower() == "bearer" else "")
-    if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
-        raise HTTPException(401, "the API key is missing or wrong")
+def caller(scope: str) -> Callable[[Request, ServiceState], Coroutine[Any, Any, str | None]]:
+    """A dependency: the id of the request's key, which must have the scope."""
+
+    async def admitted(request: Request, state: State) -> str | None:
+        try:
+            return state.keys.admit(request.headers, scope)
+        except Refused as error:
+            metrics.refused.labels({401: "key", 403: "scope"}.get(error.status, "limit")).inc()
+            headers = {"retry-after": str(error.retry_after)} if error.retry_after else None
+            raise HTTPException(error.status, str(error), headers) from error
+
+    return admitted
 
 
-def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
-    """get_state: the process's state, once it has started."""
+MayRoute = Annotated[str | None, Depends(caller("route"))]
+MayFeedBack = Annotated[str | None, Depends(caller("feedback"))]
+MayAdminister = Annotated[str | None, Depends(caller("admin"))]
+# What the description says of keys; ``caller`` checks them.
+KEYS = [
+    Security(HTTPBearer(auto_error=False, description="mixllm keys create")),
+    Security(APIKeyHeader(name="x-api-key", auto_error=False)),
+]
+
+
+def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
+    """get_state: the process's state, once it has started. max_body: bytes."""
     app = FastAPI(
         title="MixLLM",
         version="0.1.0",
@@ -64,34 +101,67 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
+    app.add_middleware(SizeLimits, max_body=max_body)
     app.state.get_state = get_state
-    routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=[Depends(authorised)])
+    routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=KEYS)
 
     @routes.post("/route", summary="Choose an LLM for a query", response_model=RouteResponse)
-    async def route(request: RouteRequest, state: State) -> Response:
+    async def route(request: RouteRequest, state: State, key_id: MayRoute) -> Response:
+        state.gateway.follow(state.champion.upstreams)
         loop = asyncio.get_running_loop()
-        answer, parts = await loop.run_in_executor(state.pool, state.route, request)
+        ask = ask_of(request, state, key_id)
+        routed, parts = await loop.run_in_executor(state.pool, state.router.decide, ask)
+        sent(state, routed)
+        state.router.sessions.note(key_id, request.session, routed.llm)
         timing = ", ".join(f"{part};dur={1000 * value:.3f}" for part, value in parts.items())
         # Made of its own model already: FastAPI need not check it again.
         return Response(
-            answer.model_dump_json(),
+            route_response(routed, request.explain).model_dump_json(),
             media_type="application/json",
             headers={"server-timing": timing},
         )
 
-    @routes.get(
-        "/decisions/{decision_id}",
-        summary="A decision that was made",
+    @routes.post(
+        "/chat/completions",
+        summary="Ask the best LLM, in OpenAI's form",
+        response_model=ChatResponse,
+        responses={200: {"content": STREAM}, **CHAT_ERRORS},
+    )
+    async def completions(
+        asked: ChatRequest, request: Request, state: State, key_id: MayRoute
+    ) -> Response:
+        return await chat.complete(asked, request, state, key_id)
+
+    @routes.get("/models", summary="The names that a chat completion's model may have")
+    async def models(state: State, key_id: MayRoute) -> ModelList:
+        state.gateway.follow(state.champion.upstreams)
+        since = round(state.champion.running.since) if state.champion.running else 0
+        names = [chat.ROUTED, *state.gateway.endpoints]
+        return ModelList(data=[ModelEntry(id=n, created=since, owned_by="mixllm") for n in names])
+
+    @routes.post(
+        "/observations",
+        summary="Tell how the chosen LLM answered, where you asked it yourself",
+        status_code=202,
         responses={404: {"model": ErrorResponse, "description": "No such decision."}},
     )
-    def decision(decision_id: UUID, state: State) -> DecisionResponse:
+    def observations(found: Observation, state: State, key_id: MayRoute) -> dict[str, str]:
+        observe(state, found, key_id)
+        return {"status": "kept"}
+
+    @routes.get(
+        "/decisions/{decision_id}",
+        summary="A decision that was made, and what became of it",
+        responses={404: {"model": ErrorResponse, "description": "No such decision."}},
+    )
+    def decision(decision_id: UUID, state: State, key_id: MayFeedBack) -> DecisionResponse:
         row = state.decision(decision_id)
         if row is None:
             raise HTTPException(404, f"no decision {decision_id}")
         return DecisionResponse(**row)
 
     @routes.get("/release", summary="The release that answers")
-    async def release(state: State) -> dict[str, Any]:
+    async def release(state: State, key_id: MayRoute) -> dict[str, Any]:
         running = state.champion.running
         if running is None:
             raise NotReady
@@ -101,10 +171,17 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
             "since": running.since,
             **summary(running.release.manifest),
             "disabled": sorted(state.champion.disabled),
+            "upstreams": sorted(state.champion.upstreams),
             "last_error": state.champion.last_error,
-            "unwritten_decisions": state.journal.waiting,
-            "database_error": state.journal.last_error,
+            "unwritten_decisions": state.decisions.waiting,
+            "unwritten_answers": state.answers.waiting,
+            "database_error": state.database_error,
         }
+
+    @routes.post("/refresh", summary="Look for a new champion and disabled candidates now")
+    async def refresh(state: State, key_id: MayAdminister) -> dict[str, str]:
+        state.champion.refresh()
+        return {"status": "asked"}
 
     @app.get("/v1/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -125,11 +202,6 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
     async def not_ready(*_: Any) -> JSONResponse:
         return problems.problem(503, str(NotReady.__doc__))
 
-    @routes.post("/refresh", summary="Look for a new champion and disabled candidates now")
-    async def refresh(state: State) -> dict[str, str]:
-        state.champion.refresh()
-        return {"status": "asked"}
-
     app.include_router(routes)
 
     @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
@@ -137,7 +209,18 @@ def create_app(get_state: Callable[[], ServiceState]) -> FastAPI:
         """What BentoML would answer in a form of its own."""
         for known in routes.routes:
             if known.matches(request.scope)[0] is Match.PARTIAL:
-                raise HTTPException(405, f"{request.method} is not allowed here")
+                allowed = ", ".join(sorted(getattr(known, "methods", None) or ()))
+                message = f"{request.method} is not allowed here"
+                raise HTTPException(405, message, {"allow": allowed})
         raise HTTPException(404, f"no path {request.url.path}")
 
     return app
+
+
+def ask_of(request: RouteRequest, state: ServiceState, key_id: str | None) -> Ask:
+    """What ``/v1/route`` decides."""
+    wishes = Wishes(**{name: getattr(request, name) for name in Wishes.model_fields})
+    unavailable = state.gateway.unavailable()
+    return Ask(
+        request.query, wishes, session=request.session, key_id=key_id, unavailable=unavailable
+    )

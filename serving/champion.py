@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from infra.settings import Settings
+from models.catalog import Catalog, Upstream, read_catalog
 from models.errors import MixLLMError
 from models.manifest import read_manifest
 from models.release import Release
@@ -46,6 +48,9 @@ class Champion:
         self.running: Running | None = None
         self.last_error: str | None = None
         self.disabled: frozenset[str] = frozenset()
+        # The catalog of this machine, whose upstreams come before the release's.
+        self.spare_catalog: Catalog | None = None
+        self.upstreams: Mapping[str, Upstream] = {}
         self._home = settings.home / "registry"
         self._failed: dict[str, float] = {}
         self._stop = threading.Event()
@@ -54,6 +59,7 @@ class Champion:
 
     def start(self) -> None:
         """Load the release of the last run from disk, if any, then follow the registry."""
+        self._read_catalog()
         marker = self._home / CURRENT_FILE
         if marker.is_file():
             version = marker.read_text().strip()
@@ -79,6 +85,7 @@ class Champion:
         registry: Registry | None = None
         while not self._stop.is_set():
             self._wake.clear()
+            self._read_catalog()
             try:
                 registry = registry or Registry(self.settings.registry_uri, self._home)
                 self.disabled = registry.disabled()
@@ -117,8 +124,30 @@ class Champion:
         release = Release.load(folder, self.settings.encoder_threads)
         release.check_probes(folder)
         self.running = Running(release, version, source, time.time())
+        self._join_upstreams()
         metrics.loads.inc()
         log.info("release %s answers (from %s)", version, source)
+
+    def _read_catalog(self) -> None:
+        """Read the machine's catalog again; one that is broken now leaves what was read before."""
+        if self.settings.catalog is None:
+            return
+        try:
+            self.spare_catalog = read_catalog(self.settings.catalog)
+        except MixLLMError as error:
+            self._note(str(error))
+        self._join_upstreams()
+
+    def _join_upstreams(self) -> None:
+        found: dict[str, Upstream] = {}
+        release = self.running.release.manifest.catalog if self.running else None
+        for catalog in (release, self.spare_catalog):
+            if catalog is not None:
+                found |= {c.name: c.upstream for c in catalog.llms if c.upstream is not None}
+        if release is not None:
+            found = {name: spec for name, spec in found.items() if name in release.names}
+        if found != self.upstreams:
+            self.upstreams = found
 
     def _note(self, message: str) -> None:
         if message != self.last_error:

@@ -26,3 +26,56 @@ waiting = bentoml.metrics.Gauge(
     multiprocess_mode="livesum",
 )
 loads = bentoml.metrics.Counter("mixllm_release_loads_total", "Releases loaded since the start.")
+SLOW_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
+
+answers = bentoml.metrics.Counter(
+    "mixllm_answers_total", "Chat completions by who answered and how it ended.", ["llm", "status"]
+)
+answer_cost = bentoml.metrics.Counter(
+    "mixllm_answer_cost_usd_total", "Cost of the answers, from the tokens they took.", ["llm"]
+)
+answer_seconds = bentoml.metrics.Histogram(
+    "mixllm_answer_seconds",
+    "From a chat request to its answer's end.",
+    ["llm"],
+    buckets=SLOW_SECONDS,
+)
+first_token = bentoml.metrics.Histogram(
+    "mixllm_first_token_seconds",
+    "From sending to an LLM to its first token.",
+    ["llm"],
+    buckets=SLOW_SECONDS,
+)
+overhead = bentoml.metrics.Histogram(
+    "mixllm_gateway_seconds", "A chat request's time before it is sent on.", buckets=SECONDS
+)
+predicted_tokens = bentoml.metrics.Counter(
+    "mixllm_predicted_response_tokens_total", "Predicted for whole answers.", ["llm"]
+)
+observed_tokens = bentoml.metrics.Counter(
+    "mixllm_observed_response_tokens_total", "Counted of the same whole answers.", ["llm"]
+)
+upstream_failures = bentoml.metrics.Counter(
+    "mixllm_upstream_failures_total", "Candidates' failures by kind.", ["llm", "kind"]
+)
+replaced = bentoml.metrics.Counter(
+    "mixllm_replaced_total", "Answers by another LLM than the chosen.", ["chosen", "llm"]
+)
+in_flight = bentoml.metrics.Gauge(
+    "mixllm_in_flight", "Requests at a candidate.", ["llm"], multiprocess_mode="livesum"
+)
+waiting_seconds = bentoml.metrics.Gauge(
+    "mixllm_waiting_seconds",
+    "What a request sent now would wait.",
+    ["llm"],
+    multiprocess_mode="livemax",
+)
+breaker = bentoml.metrics.Gauge(
+    "mixllm_breaker_open",
+    "1 while a candidate is left alone, 0.5 while it is tried again.",
+    ["llm"],
+    multiprocess_mode="livemax",
+)
+refused = bentoml.metrics.Counter(
+    "mixllm_refused_total", "Requests refused before they were routed.", ["reason"]
+)

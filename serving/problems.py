@@ -20,21 +20,30 @@ log = logging.getLogger("mixllm.serving")
 NAMES = {
     400: "bad_request",
     401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     413: "too_large",
     422: "invalid_request",
+    429: "rate_limited",
+    431: "too_large",
     500: "internal_error",
+    502: "upstream_error",
     503: "unavailable",
+    504: "upstream_timeout",
 }
 
 
 def problem(
-    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    status: int,
+    message: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    code: str | None = None,
 ) -> JSONResponse:
     """An error response in the one form."""
     body = ErrorResponse(
-        error=ErrorBody(type=NAMES.get(status, "error"), message=message, param=param)
+        error=ErrorBody(type=NAMES.get(status, "error"), message=message, param=param, code=code)
     )
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 

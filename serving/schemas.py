@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.decision import Wishes
 from models.release import MAX_QUERY_CHARACTERS
+
+MAX_MESSAGES: Final = 2000
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Session = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=200,
+        description="The conversation's id, for staying with one LLM (switching_cost).",
+    ),
+]
 
 
 class RouteRequest(Wishes):
@@ -18,6 +29,7 @@ class RouteRequest(Wishes):
     query: Annotated[
         str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, description="What the user asks.")
     ]
+    session: Session = None
     explain: Annotated[bool, Field(description="Return every candidate's score and terms.")] = False
 
 
@@ -36,7 +48,7 @@ class RouteResponse(BaseModel):
     decision_id: str
     llm: str
     propensity: float = Field(description="The probability with which this LLM was chosen.")
-    willingness_to_pay: float
+    willingness_to_pay: float | None
     predicted: Predicted | None = Field(description="Null when the choice is a fallback.")
     domain: str | None = Field(description='"unknown" for a query unlike all training queries.')
     unseen_score: float | None = Field(
@@ -47,8 +59,97 @@ class RouteResponse(BaseModel):
     explanation: dict[str, Any] | None = None
 
 
+class ChatOptions(Wishes):
+    """How a chat completion is routed: the request's field ``mixllm``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    session: Session = None
+    fallback: Annotated[
+        bool, Field(description="Ask the next best LLM where the chosen one fails.")
+    ] = True
+
+
+class ChatMessage(BaseModel):
+    """One message; what is not named here goes to the LLM as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Annotated[str, Field(min_length=1, max_length=100)]
+    content: str | list[dict[str, Any]] | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells besides the answer."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool = False
+
+
+class ChatRequest(BaseModel):
+    """A chat completion in OpenAI's form; what is not named here goes to the LLM as it is."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=200,
+            description='"mixllm" to route; a candidate\'s name asks that one and no other.',
+        ),
+    ]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    tools: Annotated[list[dict[str, Any]] | None, Field(max_length=1000)] = None
+    mixllm: ChatOptions | None = None
+
+
+class ChatResponse(BaseModel):
+    """The LLM's answer as it came, and what is said of its routing."""
+
+    model_config = ConfigDict(extra="allow")
+
+    choices: list[Any]
+    mixllm: dict[str, Any] = Field(
+        description="llm, decision_id, release, fallback (why another than the router's choice "
+        "answered), cost_usd, usage (reported or estimated)."
+    )
+
+
+class ModelEntry(BaseModel):
+    """A name that ``model`` may have."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    """Every name that ``model`` may have."""
+
+    object: str = "list"
+    data: list[ModelEntry]
+
+
+class Observation(BaseModel):
+    """What a client saw that asked the chosen LLM itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    decision_id: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")]
+    seconds: Annotated[Amount, Field(le=86_400, description="From the request to its end.")]
+    first_token_seconds: Annotated[Amount | None, Field(le=86_400)] = None
+    prompt_tokens: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    response_tokens: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    failed: Annotated[bool, Field(description="No answer came.")] = False
+
+
 class DecisionResponse(BaseModel):
-    """A decision as it was stored."""
+    """A decision as it was stored, and what became of it."""
 
     id: str
     decided_at: str
@@ -65,6 +166,7 @@ class DecisionResponse(BaseModel):
     release_version: str | None
     release_digest: str | None
     seconds: float
+    answer: dict[str, Any] | None = Field(description="Who answered, how, and at what cost.")
 
 
 class ErrorBody(BaseModel):
@@ -73,6 +175,7 @@ class ErrorBody(BaseModel):
     type: str
     message: str
     param: str | None = None
+    code: str | None = None
 
 
 class ErrorResponse(BaseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import os
 import sys
 
@@ -10,13 +10,26 @@ import bentoml
 
 from infra.settings import read_settings
 from models.errors import MixLLMError
+from serving import telemetry
 from serving.app import create_app
 from serving.binding import check_listening
-from serving.state import NotReady, ServiceState
+from serving.routing import NotReady
+from serving.state import ServiceState
 
-logging.getLogger("mixllm").setLevel(logging.INFO)
 settings = read_settings()
+telemetry.start_logging(settings.log_format)
 _state: ServiceState | None = None
+
+
+class NoTimeout(float):
+    """A time limit that BentoML takes for none: it wants a number, and asks whether it is true.
+
+    The gateway has limits of its own, per upstream: an answer may take minutes. And BentoML's timer
+    stays in memory for its whole time, however soon the request is answered.
+    """
+
+    def __bool__(self) -> bool:
+        return False
 
 
 def get_state() -> ServiceState:
@@ -29,13 +42,12 @@ def get_state() -> ServiceState:
     name="mixllm",
     workers=1,
     http={"host": settings.host, "port": settings.port},
-    # Routing takes milliseconds; what takes longer hangs.
-    traffic={"timeout": 60},
+    traffic={"timeout": NoTimeout(1)},
     logging={"access": {"enabled": False}},
-    # Nobody exports spans, so none are made.
+    # serving.telemetry makes the spans.
     tracing={"excluded_urls": [".*"]},
 )
-@bentoml.asgi_app(create_app(get_state), path="/")
+@bentoml.asgi_app(create_app(get_state, settings.max_body_bytes), path="/")
 class MixLLM:
     """Loads the champion release, follows its alias, and routes."""
 
@@ -47,13 +59,16 @@ class MixLLM:
         except MixLLMError as error:
             print(f"mixllm: {error}", file=sys.stderr, flush=True)
             os._exit(2)  # an open, keyless service must not serve one request
+        telemetry.start_tracing()
         _state = ServiceState(settings)
         _state.start()
 
     @bentoml.on_shutdown
-    def stop(self) -> None:
+    async def stop(self) -> None:
         if _state is not None:
-            _state.stop()
+            await _state.gateway.close()
+            await asyncio.to_thread(_state.stop)
+        telemetry.stop_tracing()
 
     async def __is_ready__(self) -> bool:
         return _state is not None and _state.champion.running is not None

@@ -1,4 +1,4 @@
-"""What a service process holds: the champion, the journal, the database, recent decisions."""
+"""What a service process holds: the champion, the router, the gateway, the keys, the journals."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -17,23 +18,21 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.database import connect, database_address
 from infra.settings import Settings
-from models.decision import explain
-from models.errors import DecisionError
-from models.release import Routing
-from monitoring.decisions import decision_row, fallback_row, insert_decisions, read_decision
+from models.waiting import WaitingTracker
+from monitoring.answers import insert_answers, read_answer
+from monitoring.decisions import insert_decisions, read_decision
 from monitoring.journal import Journal
 from monitoring.schema import migrate
 from serving import metrics
-from serving.champion import Champion, Running
-from serving.schemas import Predicted, RouteRequest, RouteResponse
+from serving.champion import Champion
+from serving.gateway import Gateway, Job
+from serving.keys import KeyRing
+from serving.routing import Router
 
-log = logging.getLogger("mixllm.serving")
+log = logging.getLogger("mixllm.answers")
 
 RECENT: Final = 10_000
-
-
-class NotReady(Exception):
-    """No release is loaded yet: train one and promote it."""
+GAUGE_SECONDS: Final = 1.0
 
 
 class ServiceState:
@@ -42,22 +41,34 @@ class ServiceState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.champion = Champion(settings)
-        self.journal = Journal(settings.home / "journal", self._insert, settings.flush_seconds)
+        self.decisions = self._journal("journal", insert_decisions)
+        self.answers = self._journal("journal-answers", insert_answers)
+        self.tracker = WaitingTracker()
+        self.router = Router(settings, self.champion, self.tracker, self._keep_decision)
+        self.gateway = Gateway(self.tracker, self._finished)
+        self.keys = KeyRing(settings, lambda: self.engine)
         # The encoder releases the interpreter's lock: a thread a core, and no more.
         self.pool = ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="route")
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
-        self._recent: OrderedDict[str, dict[str, Any]] = OrderedDict()
-        self._recent_lock = threading.Lock()
+        self._recent = Recent()
+        self._stop = threading.Event()
+        self._gauges = threading.Thread(target=self._show_queues, name="gauges", daemon=True)
 
     def start(self) -> None:
+        self.keys.start()
         self.champion.start()
-        self.journal.start()
+        self.decisions.start()
+        self.answers.start()
+        self._gauges.start()
 
     def stop(self) -> None:
+        self._stop.set()
         self.champion.stop()
+        self.keys.stop()
         self.pool.shutdown(wait=True)
-        self.journal.close()
+        self.decisions.close()
+        self.answers.close()
 
     @property
     def engine(self) -> Engine:
@@ -69,126 +80,118 @@ class ServiceState:
                 self._engine = engine
             return self._engine
 
-    def _insert(self, rows: Sequence[dict[str, Any]]) -> None:
+    @property
+    def unwritten(self) -> int:
+        """Decisions and answers not yet known to be in Postgres."""
+        return self.decisions.waiting + self.answers.waiting
+
+    @property
+    def database_error(self) -> str | None:
+        return self.decisions.last_error or self.answers.last_error
+
+    def _journal(
+        self, name: str, insert: Callable[[Engine, Sequence[dict[str, Any]]], None]
+    ) -> Journal:
+        def write(rows: Sequence[dict[str, Any]]) -> None:
+            try:
+                engine = self.engine
+            except SQLAlchemyError:
+                raise
+            except Exception as error:  # the embedded server did not start, say: rows wait
+                raise SQLAlchemyError(str(error)) from error
+            insert(engine, rows)
+            metrics.waiting.set(max(0, self.unwritten - len(rows)))
+
+        return Journal(self.settings.home / name, write, self.settings.flush_seconds)
+
+    def _append(self, journal: Journal, row: dict[str, Any]) -> None:
         try:
-            engine = self.engine
-        except SQLAlchemyError:
-            raise
-        except Exception as error:  # the embedded server did not start, say: rows wait
-            raise SQLAlchemyError(str(error)) from error
-        insert_decisions(engine, rows)
-        metrics.waiting.set(self.journal.waiting - len(rows))
-
-    def route(self, request: RouteRequest) -> tuple[RouteResponse, dict[str, float]]:
-        """Decide, keep the decision, answer; and the seconds that each part took.
-
-        Raises NotReady, and DecisionError for what the client can mend.
-        """
-        running = self.champion.running
-        if running is None:
-            raise NotReady
-        start = time.perf_counter()
-        try:
-            routing = running.release.route(request.query, request, self.champion.disabled)
-        except DecisionError:
-            raise
-        except Exception as error:  # a bug of ours is not the caller's outage
-            return self._fall_back(running, request, error, start), {}
-        row = decision_row(
-            routing,
-            running.release,
-            running.version,
-            request.query,
-            self.settings.store_queries,
-            time.perf_counter() - start,
-        )
-        self._keep(row)
-        response = answer(routing, running.version, row["id"], request.explain)
-        parts = {**vars(routing.timings), "total": time.perf_counter() - start}
-        self._observe(routing, running, parts)
-        return response, parts
-
-    def _fall_back(
-        self, running: Running, request: RouteRequest, error: Exception, start: float
-    ) -> RouteResponse:
-        reason = f"routing failed: {type(error).__name__}"
-        log.error("%s", reason, exc_info=error)
-        catalog = running.release.manifest.catalog
-        wished = request.candidates or catalog.names
-        open_to = [n for n in catalog.names if n in wished and n not in self.champion.disabled]
-        llm = catalog.default_candidate
-        if open_to and llm not in open_to:
-            llm = open_to[0]
-        defaults = running.release.manifest.defaults
-        wtp = request.willingness_to_pay or defaults.willingness_to_pay
-        row = fallback_row(
-            llm,
-            reason,
-            wtp,
-            request.query,
-            self.settings.store_queries,
-            time.perf_counter() - start,
-            running.version,
-        )
-        self._keep(row)
-        metrics.fallbacks.labels(type(error).__name__).inc()
-        return RouteResponse(
-            decision_id=row["id"],
-            llm=llm,
-            propensity=1.0,
-            willingness_to_pay=wtp,
-            predicted=None,
-            domain=None,
-            unseen_score=None,
-            release=running.version,
-            fallback=reason,
-        )
-
-    def _keep(self, row: dict[str, Any]) -> None:
-        try:
-            self.journal.append(row)
+            journal.append(row)
         except OSError as error:  # a full disk is not the caller's outage
-            log.error("decision %s could not be kept: %s", row["id"], error)
-        metrics.waiting.set(self.journal.waiting)
-        with self._recent_lock:
-            self._recent[row["id"]] = row
-            if len(self._recent) > RECENT:
-                self._recent.popitem(last=False)
+            log.error("a row could not be kept: %s", error)
+        metrics.waiting.set(self.unwritten)
 
-    def _observe(self, routing: Routing, running: Running, parts: dict[str, float]) -> None:
-        chosen = routing.decision
-        metrics.decisions.labels(chosen.llm, running.version).inc()
-        metrics.cost.labels(chosen.llm).inc(float(chosen.estimates.cost[chosen.choice]))
-        for part in ("encode", "total"):
-            metrics.seconds.labels(part).observe(parts[part])
+    def _keep_decision(self, row: dict[str, Any]) -> None:
+        self._append(self.decisions, row)
+        self._recent.put(row["id"], row)
+
+    def keep_answer(self, row: dict[str, Any]) -> None:
+        """Keep what became of a decision; the first answer to it stays."""
+        self._append(self.answers, row)
+        self._recent.put(f"answer {row['decision_id']}", row)
+        self.keys.charge(row["key_id"], row["cost_usd"])
+
+    def _finished(self, job: Job, status: str, error: str | None) -> None:
+        """A chat completion ended."""
+        seconds = time.monotonic() - job.started
+        known = job.llm is not None
+        prompt, response = job.tokens if known else (None, None)
+        row = {
+            "decision_id": job.decision_id,
+            "finished_at": datetime.now(UTC).isoformat(),
+            "llm": job.llm,
+            "status": status,
+            "error": error,
+            "attempts": job.attempts,
+            "prompt_tokens": prompt,
+            "response_tokens": response,
+            "cost_usd": job.cost,
+            "first_token_seconds": job.first_token,
+            "seconds": seconds,
+            "streamed": job.stream,
+            "key_id": job.key_id,
+        }
+        self.keep_answer(row)
+        left_out = ("attempts", "finished_at")
+        log.info("answer", extra={k: v for k, v in row.items() if k not in left_out})
+        chosen = job.ranking[0]
+        metrics.answers.labels(job.llm or chosen, status).inc()
+        if job.llm is None:
+            return
+        metrics.answer_cost.labels(job.llm).inc(job.cost or 0.0)
+        metrics.answer_seconds.labels(job.llm).observe(seconds)
+        if job.llm != chosen:
+            metrics.replaced.labels(chosen, job.llm).inc()
+        if status == "answered" and job.llm in job.response_tokens:
+            metrics.predicted_tokens.labels(job.llm).inc(job.response_tokens[job.llm])
+            metrics.observed_tokens.labels(job.llm).inc(response or 0)
 
     def decision(self, identity: UUID) -> dict[str, Any] | None:
-        """A decision, from memory while it is recent, else from Postgres."""
-        with self._recent_lock:
-            row = self._recent.get(str(identity))
-        if row is not None:
-            return {key: value for key, value in row.items() if key != "embedding"}
-        return read_decision(self.engine, identity)
+        """A decision and its answer, from memory while it is recent, else from Postgres."""
+        row = self._recent.get(str(identity))
+        answer = self._recent.get(f"answer {identity}")
+        if row is None:
+            row, answer = read_decision(self.engine, identity), read_answer(self.engine, identity)
+        if row is None:
+            return None
+        hidden = ("embedding", "key_id")
+        return {**{k: v for k, v in row.items() if k not in hidden}, "answer": answer}
+
+    def _show_queues(self) -> None:
+        """Keep the gauges of waiting and of breakers up to date."""
+        while not self._stop.wait(GAUGE_SECONDS):
+            now, endpoints = time.monotonic(), self.gateway.endpoints
+            waiting = self.tracker.delays(list(endpoints), now).waiting.tolist()
+            for (name, endpoint), seconds in zip(endpoints.items(), waiting, strict=True):
+                state = endpoint.breaker.state(now)
+                metrics.breaker.labels(name).set({"closed": 0.0, "half-open": 0.5}.get(state, 1.0))
+                metrics.waiting_seconds.labels(name).set(seconds)
+                metrics.in_flight.labels(name).set(self.tracker.in_flight(name))
 
 
-def answer(routing: Routing, version: str, identity: str, explained: bool) -> RouteResponse:
-    """A routing as the client sees it."""
-    decision = routing.decision
-    estimates, i = decision.estimates, decision.choice
-    return RouteResponse(
-        decision_id=identity,
-        llm=decision.llm,
-        propensity=decision.propensity,
-        willingness_to_pay=decision.willingness_to_pay,
-        predicted=Predicted(
-            quality=float(estimates.quality[i]),
-            cost_usd=float(estimates.cost[i]),
-            seconds=float(estimates.time[i]),
-            response_tokens=float(estimates.response_tokens[i]),
-        ),
-        domain=routing.domain,
-        unseen_score=routing.unseen_score,
-        release=version,
-        fallback=None,
-        explanation=explain(decision) if explained else None,
-    )
+class Recent:
+    """The newest rows by id; the oldest are dropped. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, identity: str, row: dict[str, Any]) -> None:
+        with self._lock:
+            self._rows[identity] = row
+            if len(self._rows) > RECENT:
+                self._rows.popitem(last=False)
+
+    def get(self, identity: str) -> dict[str, Any] | None:
+        with self._lock:
+            return self._rows.get(identity)

@@ -1,14 +1,9 @@
 """The real BentoML service over HTTP on loopback, where training's packages cannot be imported."""
 
-import os
 import re
-import signal
-import socket
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,27 +16,9 @@ from sqlalchemy import text
 from infra.database import connect
 from infra.registry import PREVIOUS, Registry
 from monitoring.decisions import read_decision
+from processes import free_port, start, stop, wait_for
 
 NANO = {"query": "Which day falls 900 days after Monday?", "candidates": ["sim-nano"]}
-GUARD = Path(__file__).parent / "import_guard"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if found := what():
-                return found
-        except (httpx.HTTPError, OSError):
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"still not so after {seconds} s")
 
 
 @dataclass
@@ -52,34 +29,6 @@ class Service:
     log: Path
     database: str
     home: Path
-
-
-def start(home: Path, database: str, log: Path, **settings: str) -> tuple[Any, int]:
-    port = free_port()
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(GUARD),
-        "MIXLLM_HOME": str(home),
-        "MIXLLM_DATABASE_URL": database,
-        "MIXLLM_PORT": str(port),
-        "MIXLLM_POLL_SECONDS": "0.5",
-        "MIXLLM_FLUSH_SECONDS": "0.1",
-        **settings,
-    }
-    with log.open("wb") as handle:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "serving.service:MixLLM"],
-            env=environment,
-            stdout=handle,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    return process, port
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGTERM)
-    process.wait(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +130,7 @@ def test_every_error_has_one_form(
     response = service.client.request(method, path, json=body)
     error = response.json()["error"]
     assert response.status_code == status
-    assert set(error) == {"type", "message", "param"}
+    assert set(error) == {"type", "message", "param", "code"}
     assert error["param"] == param
     assert error["message"]
 
@@ -242,6 +191,7 @@ def test_a_promotion_swaps_without_a_failed_request(service: Service) -> None:
     # As the MLflow UI does it: the alias alone moves.
     service.registry.client.set_registered_model_alias("mixllm-router", "champion", "2")
     wait_for(lambda: any(version == "2" for _, version in seen))
+    wait_for(lambda: service.registry.alias(PREVIOUS) == "1")
     service.registry.rollback()
     count = len(seen)
     wait_for(lambda: any(version == "1" for _, version in seen[count:]))

@@ -1,0 +1,326 @@
+"""The simulated fleet: a real HTTP server that speaks OpenAI's protocol for every LLM of a catalog.
+
+Answers take the catalog's time to the first token, then its tokens per second; each LLM answers
+``concurrency`` requests at once, and the others queue. Faults are injected on request. What an
+answer is worth is known (``x_fleet.quality``), so that experiments can grade what a client got.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import orjson
+from aiohttp import web
+
+from models.catalog import Candidate, Catalog, Upstream
+from models.conversation import read_conversation
+from models.errors import SettingsError, nearest
+from models.evaluation_set import EvaluationSet
+
+FAULTS: Final = ("429", "500", "hang", "broken", "slow", "garbage")
+SLOW_FACTOR: Final = 10.0
+HANG_SECONDS: Final = 3600.0
+# Tokens that come within so long travel in one event.
+TICK_SECONDS: Final = 0.02
+WORD: Final = " lorem"
+UNKNOWN_TOKENS: Final = 100
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an LLM says to a query. quality: in [0, 1], None where nobody knows."""
+
+    text: str
+    prompt_tokens: int
+    response_tokens: int
+    quality: float | None
+
+
+class Answers(Protocol):
+    """Who knows what each LLM answers."""
+
+    def find(self, llm: str, query: str) -> Answer: ...
+
+
+class RecordedAnswers:
+    """Answers of an evaluation set's length and quality. texts: query → its right answer, where
+    known; the words of the others mean nothing."""
+
+    def __init__(self, data: EvaluationSet, texts: Mapping[str, str] | None = None) -> None:
+        queries = dict(zip(data.queries["query_id"], data.queries["query"], strict=True))
+        outcomes = data.outcomes
+        columns = ("query_id", "llm", "quality", "prompt_tokens", "response_tokens")
+        self._texts = texts or {}
+        self._known = {
+            (llm, queries[identity].strip()): (float(quality), int(prompt), int(response))
+            for identity, llm, quality, prompt, response in zip(
+                *(outcomes[column] for column in columns), strict=True
+            )
+        }
+
+    def find(self, llm: str, query: str) -> Answer:
+        quality, prompt, response = self._known.get(
+            (llm, query.strip()), (None, -(-len(query) // 4), UNKNOWN_TOKENS)
+        )
+        said = self._texts.get(query.strip(), "") if quality == 1.0 else ""
+        words = max(0, response - len(said) // 4)
+        return Answer((said + WORD * words).strip(), prompt, response, quality)
+
+
+@dataclass
+class Machine:
+    """One simulated LLM. faults: kind → the share of requests that meet it."""
+
+    entry: Candidate
+    gate: asyncio.Semaphore
+    faults: dict[str, float] = field(default_factory=dict)
+    served: int = 0
+    cancelled: int = 0
+    active: int = 0
+
+
+class Fleet:
+    """The server. speed: how many times faster than the catalog says; infinity: at once."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        answers: Answers,
+        concurrency: int = 8,
+        speed: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        self.answers, self.speed = answers, speed
+        self.machines = {
+            entry.name: Machine(entry, asyncio.Semaphore(concurrency)) for entry in catalog.llms
+        }
+        self._random = random.Random(seed)
+        self.app = web.Application(client_max_size=64 * 2**20)
+        self.app.router.add_post("/v1/chat/completions", self._complete)
+        self.app.router.add_get("/v1/models", self._models)
+        self.app.router.add_get("/fleet", self._show)
+        self.app.router.add_put("/fleet/faults", self._set_faults)
+
+    def set_faults(self, faults: Mapping[str, Mapping[str, float]]) -> None:
+        """LLM (or ``*``) → fault → share; takes the place of what was set. Raises SettingsError."""
+        for name, kinds in faults.items():
+            if name != "*" and name not in self.machines:
+                raise SettingsError(f"no LLM {name!r}; {nearest(name, self.machines)}")
+            for kind, share in kinds.items():
+                if kind not in FAULTS:
+                    raise SettingsError(f"no fault {kind!r}; {nearest(kind, FAULTS)}")
+                if not 0 <= share <= 1:
+                    raise SettingsError(f"fault {kind}: {share} is not a share in [0, 1]")
+            if sum(kinds.values()) > 1:
+                raise SettingsError(f"the faults of {name} are more than all requests")
+        for name, machine in self.machines.items():
+            machine.faults = dict(faults.get(name, faults.get("*", {})))
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = orjson.loads(await request.read())
+            machine = self.machines[body["model"]]
+            query = read_conversation(body["messages"]).text
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            return refusal(400, f"not a chat completion for one of this fleet: {error}")
+        fault = self._draw(machine)
+        if fault == "429":
+            return refusal(429, "rate limit reached (injected)", {"retry-after": "1"})
+        if fault == "500":
+            return refusal(500, "internal error (injected)")
+        machine.active += 1
+        try:
+            async with machine.gate:
+                if fault == "hang":
+                    await asyncio.sleep(HANG_SECONDS)
+                if fault == "garbage":
+                    return web.Response(text="<html>502 Bad Gateway (injected)</html>")
+                answer = self.answers.find(machine.entry.name, query)
+                response = await self._say(request, body, machine, answer, fault)
+                machine.served += 1
+                return response
+        except (asyncio.CancelledError, ConnectionResetError):
+            machine.cancelled += 1
+            raise
+        finally:
+            machine.active -= 1
+
+    def _draw(self, machine: Machine) -> str | None:
+        drawn = self._random.random()
+        for kind, share in machine.faults.items():
+            if drawn < share:
+                return kind
+            drawn -= share
+        return None
+
+    async def _say(
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        machine: Machine,
+        answer: Answer,
+        fault: str | None,
+    ) -> web.StreamResponse:
+        entry = machine.entry
+        slow = SLOW_FACTOR if fault == "slow" else 1.0
+        first = slow * entry.time_to_first_token / self.speed
+        per_token = slow / entry.tokens_per_second / self.speed
+        head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": entry.name,
+            "x_fleet": {"quality": answer.quality},
+        }
+        said = message_of(body, answer)
+        usage = {
+            "prompt_tokens": answer.prompt_tokens,
+            "completion_tokens": answer.response_tokens,
+            "total_tokens": answer.prompt_tokens + answer.response_tokens,
+        }
+        if not body.get("stream"):
+            await asyncio.sleep(first + per_token * answer.response_tokens)
+            if fault == "broken":
+                raise ConnectionResetError("injected")
+            why = "tool_calls" if "tool_calls" in said else "stop"
+            choice = {"index": 0, "message": said, "finish_reason": why}
+            whole = {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            return json_response(whole)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        await asyncio.sleep(first)
+        chunk = {**head, "object": "chat.completion.chunk"}
+        breaks_at = answer.response_tokens // 2 if fault == "broken" else None
+        begun, told = time.monotonic(), 0
+        for part, tokens in parts_of(said, answer.response_tokens, per_token):
+            choice = {"index": 0, "delta": part, "finish_reason": None}
+            await response.write(event({**chunk, "choices": [choice]}))
+            told += tokens
+            if breaks_at is not None and told >= breaks_at:
+                cut(request)
+                return response
+            await asyncio.sleep(max(0.0, begun + told * per_token - time.monotonic()))
+        why = "tool_calls" if "tool_calls" in said else "stop"
+        choice = {"index": 0, "delta": {}, "finish_reason": why}
+        await response.write(event({**chunk, "choices": [choice]}))
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await response.write(event({**chunk, "choices": [], "usage": usage}))
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+    async def _models(self, request: web.Request) -> web.Response:
+        data = [
+            {"id": n, "object": "model", "created": 0, "owned_by": "fleet"} for n in self.machines
+        ]
+        return json_response({"object": "list", "data": data})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        shown = {
+            name: {
+                "served": machine.served,
+                "cancelled": machine.cancelled,
+                "active": machine.active,
+                "faults": machine.faults,
+            }
+            for name, machine in self.machines.items()
+        }
+        return json_response(shown)
+
+    async def _set_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.set_faults(orjson.loads(await request.read()))
+        except (orjson.JSONDecodeError, AttributeError, TypeError, SettingsError) as error:
+            return refusal(422, str(error))
+        return await self._show(request)
+
+
+def parse_faults(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """``LLM:KIND=SHARE``, the LLM left out or ``*`` for all. Raises SettingsError."""
+    faults: dict[str, dict[str, float]] = {}
+    for text in texts:
+        where, _, share = text.rpartition("=")
+        llm, _, kind = where.rpartition(":")
+        try:
+            faults.setdefault(llm or "*", {})[kind] = float(share)
+        except ValueError as error:
+            raise SettingsError(f"fault {text!r}: expected LLM:KIND=SHARE") from error
+    return faults
+
+
+def message_of(body: dict[str, Any], answer: Answer) -> dict[str, Any]:
+    """The assistant's message: a call of the tool it must call, else the text."""
+    tools = body.get("tools") or []
+    if tools and body.get("tool_choice") in ("required", "auto", None):
+        name = tools[0]["function"]["name"]
+        arguments = {"name": name, "arguments": "{}"}
+        call = {"id": f"call_{uuid.uuid4().hex[:12]}", "type": "function", "function": arguments}
+        return {"role": "assistant", "content": None, "tool_calls": [call]}
+    return {"role": "assistant", "content": answer.text}
+
+
+def parts_of(
+    said: dict[str, Any], tokens: int, per_token: float
+) -> list[tuple[dict[str, Any], int]]:
+    """A message's deltas, each with its tokens: as many in one as come within a tick."""
+    if said["content"] is None:
+        calls = [{"index": i, **call} for i, call in enumerate(said["tool_calls"])]
+        return [({"role": "assistant", "tool_calls": calls}, tokens)]
+    text, count = said["content"], max(1, tokens)
+    step = count if per_token == 0 else max(1, round(TICK_SECONDS / per_token))
+    ends = [*range(step, count, step), count]
+    starts = [0, *ends[:-1]]
+    deltas = [
+        ({"content": text[len(text) * a // count : len(text) * b // count]}, b - a)
+        for a, b in zip(starts, ends, strict=True)
+    ]
+    deltas[0] = ({"role": "assistant", **deltas[0][0]}, deltas[0][1])
+    return deltas
+
+
+def cut(request: web.Request) -> None:
+    """End the connection without ending the response."""
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def event(parsed: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(parsed) + b"\n\n"
+
+
+def json_response(body: Any, status: int = 200, headers: Any = None) -> web.Response:
+    raw = orjson.dumps(body)
+    return web.Response(body=raw, status=status, headers=headers, content_type="application/json")
+
+
+def refusal(status: int, message: str, headers: Any = None) -> web.Response:
+    told = {"message": message, "type": "fleet", "param": None, "code": None}
+    return json_response({"error": told}, status, headers)
+
+
+def with_upstreams(catalog: Catalog, address: str, **limits: Any) -> Catalog:
+    """The catalog with every candidate answered by a fleet at an address; limits: of ``Upstream``."""
+    upstream = Upstream(base_url=f"{address}/v1", **limits)
+    llms = [entry.model_copy(update={"upstream": upstream}) for entry in catalog.llms]
+    return catalog.model_copy(update={"llms": tuple(llms)})
+
+
+async def serve(fleet: Fleet, host: str, port: int, stop: asyncio.Event) -> None:
+    """Answer until stop is set. Raises SettingsError where the port is taken."""
+    runner = web.AppRunner(fleet.app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, shutdown_timeout=1.0).start()
+    except OSError as error:
+        raise SettingsError(f"port {port} for the fleet is taken ({error.strerror})") from error
+    try:
+        await stop.wait()
+    finally:
+        with contextlib.suppress(asyncio.CancelledError):
+            await runner.cleanup()

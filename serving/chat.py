@@ -1,0 +1,277 @@
+"""Chat completions in OpenAI's form, routed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import orjson
+from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import ValidationError
+from starlette.types import Receive, Scope, Send
+
+from models.conversation import opening, read_conversation
+from models.decision import Wishes
+from models.errors import DecisionError, nearest
+from serving import metrics, telemetry
+from serving.endpoint import UpstreamError
+from serving.gateway import Job, NobodyAnswered
+from serving.problems import problem
+from serving.routing import Ask, Routed, routable
+from serving.schemas import ChatOptions, ChatRequest
+from serving.state import ServiceState
+
+ROUTED: Final = "mixllm"
+HEADER: Final = "x-mixllm-"
+HEADER_OPTIONS: Final = ("session", "candidates", "abilities", "fallback")
+NUMBERS: Final = ("willingness-to-pay", "min-quality", "max-cost", "beta", "time-limit")
+STATUS_OF: Final = {"timeout": 504, "rate_limited": 429, "busy": 429}
+T = TypeVar("T")
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The body as it was sent, to be sent on. Raises HTTPException for what is not strict JSON."""
+    try:
+        body: dict[str, Any] = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise HTTPException(422, f"the body is not JSON: {error}") from error
+    return body
+
+
+def read_options(chat: ChatRequest, headers: Mapping[str, str]) -> ChatOptions:
+    """The routing options: the field ``mixllm``, over what headers say. Raises HTTPException."""
+    found: dict[str, Any] = {}
+    for name in (*HEADER_OPTIONS, *NUMBERS, "switching-cost"):
+        value = headers.get(HEADER + name)
+        if value is None:
+            continue
+        if name in ("candidates", "abilities"):
+            found[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        elif name == "fallback":
+            found[name] = value.strip().lower() not in ("false", "0", "no")
+        elif name == "session":
+            found[name] = value
+        else:
+            try:
+                found[name.replace("-", "_")] = float(value)
+            except ValueError as error:
+                message = f"header {HEADER}{name}: not a number: {value[:40]!r}"
+                raise HTTPException(422, message) from error
+    if chat.mixllm is not None:
+        found |= chat.mixllm.model_dump(exclude_unset=True)
+    try:
+        return ChatOptions.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in ("mixllm", *first["loc"]))
+        raise HTTPException(422, f"{place}: {first['msg']}") from error
+
+
+async def complete(
+    chat: ChatRequest, request: Request, state: ServiceState, key_id: str | None
+) -> Response:
+    """Route a chat completion and carry it out."""
+    started = time.monotonic()
+    body = await read_body(request)
+    options = read_options(chat, request.headers)
+    state.gateway.follow(state.champion.upstreams)
+    with telemetry.span("chat", request.headers, stream=bool(chat.stream)):
+        with telemetry.span("route"):
+            routed = await decide(state, chat, body, options, key_id)
+            telemetry.annotate(decision_id=routed.decision_id, llm=routed.llm)
+        job = job_of(state, chat, body, routed, options, key_id, started)
+        metrics.overhead.observe(time.monotonic() - started)
+        try:
+            if job.stream:
+                stream = await unless_gone(request, state.gateway.start(job))
+                if stream is None:
+                    return Response(status_code=499)
+                remember(state, job, options, chat, body)
+                headers = told_headers(job, final=False)
+                return EventStream(stream, headers=headers)
+            whole = await unless_gone(request, state.gateway.answer(job))
+            if whole is None:
+                return Response(status_code=499)
+            remember(state, job, options, chat, body)
+        except UpstreamError as error:
+            return passed_on(error, told_headers(job, final=False))
+        except NobodyAnswered as error:
+            status = STATUS_OF.get(error.last.kind, 502)
+            headers = told_headers(job, final=False)
+            if status == 429:
+                headers["retry-after"] = str(max(1, round(error.last.retry_after or 1)))
+            return problem(status, str(error), code=error.last.kind, headers=headers)
+    headers = told_headers(job, final=True)
+    return Response(orjson.dumps(whole), media_type="application/json", headers=headers)
+
+
+async def decide(
+    state: ServiceState,
+    chat: ChatRequest,
+    body: dict[str, Any],
+    options: ChatOptions,
+    key_id: str | None,
+) -> Routed:
+    """Whom to ask. Raises HTTPException, DecisionError, NotReady."""
+    running = state.champion.running
+    catalog = running.release.manifest.catalog if running else state.champion.spare_catalog
+    known = set(catalog.names if catalog else ())
+    with_upstream = known & set(state.gateway.endpoints)
+    if catalog is not None and not with_upstream:
+        raise HTTPException(
+            503, "no candidate has an upstream: give them in the catalog, or in MIXLLM_CATALOG"
+        )
+    wishes = {name: getattr(options, name) for name in Wishes.model_fields}
+    conversation = read_conversation(body["messages"], body.get("tools") or ())
+    if chat.model != ROUTED:
+        if catalog is not None and chat.model not in known:
+            hint = nearest(chat.model, {ROUTED, *known})
+            raise HTTPException(404, f"no model {chat.model!r}; {hint}")
+        if catalog is not None and chat.model not in with_upstream:
+            raise HTTPException(503, f"{chat.model} has no upstream in the catalog")
+        wishes |= {"candidates": (chat.model,), "min_quality": None, "max_cost": None}
+    elif running is not None:
+        needed = [a for a in conversation.abilities if a in running.release.offered]
+        wishes["abilities"] = tuple(dict.fromkeys((*wishes["abilities"], *needed)))
+    session = options.session
+    if session is None and (options.switching_cost or state.settings.switching_cost):
+        session = opening(body["messages"])
+    ask = Ask(
+        query=routable(conversation.text),
+        wishes=Wishes(**wishes),
+        more_tokens=conversation.more_tokens,
+        session=session,
+        key_id=key_id,
+        closed=frozenset(known - with_upstream),
+        unavailable=state.gateway.unavailable(),
+    )
+    if not ask.query.strip():
+        return state.router.fall_back(ask, "no text to route by")
+    loop = asyncio.get_running_loop()
+    try:
+        routed, _ = await loop.run_in_executor(state.pool, state.router.decide, ask)
+    except DecisionError as error:
+        # What asked for nothing special must not fail for what the router thinks of it.
+        if ask.wishes.min_quality is not None or ask.wishes.max_cost is not None:
+            raise
+        if error.context.get("param") in ("candidates", "abilities"):
+            raise
+        return state.router.fall_back(ask, f"undecided: {error}")
+    return routed
+
+
+def job_of(
+    state: ServiceState,
+    chat: ChatRequest,
+    body: dict[str, Any],
+    routed: Routed,
+    options: ChatOptions,
+    key_id: str | None,
+    started: float,
+) -> Job:
+    """What the gateway carries out."""
+    running = state.champion.running
+    catalog = running.release.manifest.catalog if running else state.champion.spare_catalog
+    assert catalog is not None
+    entries = {entry.name: entry for entry in catalog.llms}
+    # A swap of releases or upstreams in between may have taken some away.
+    able = [n for n in routed.ranking if n in entries and n in state.gateway.endpoints]
+    if not able:
+        raise HTTPException(503, f"{routed.llm} has no upstream any more; try again")
+    alone = chat.model != ROUTED or not options.fallback
+    tokens, prompt = {}, 0.0
+    if routed.routing is not None:
+        decision = routed.routing.decision
+        told = decision.estimates.response_tokens.tolist()
+        tokens = dict(zip(decision.candidates, told, strict=True))
+        prompt = float(decision.estimates.prompt_tokens[decision.choice])
+    return Job(
+        decision_id=routed.decision_id,
+        ranking=able[:1] if alone else able,
+        body={k: v for k, v in body.items() if k != "mixllm"},
+        stream=bool(chat.stream),
+        entries=entries,
+        response_tokens=tokens,
+        prompt_tokens=prompt,
+        told={
+            "decision_id": routed.decision_id,
+            "release": routed.release,
+            "fallback": routed.fallback,
+        },
+        key_id=key_id,
+        started=started,
+    )
+
+
+def remember(
+    state: ServiceState, job: Job, options: ChatOptions, chat: ChatRequest, body: dict[str, Any]
+) -> None:
+    """Who answered in this conversation."""
+    session = options.session
+    if session is None and (options.switching_cost or state.settings.switching_cost):
+        session = opening(body["messages"])
+    assert job.llm is not None
+    state.router.sessions.note(job.key_id, session, job.llm)
+
+
+def told_headers(job: Job, final: bool) -> dict[str, str]:
+    """What the response's headers say of its routing."""
+    told = job.extension(final)
+    if job.llm is None:
+        told["llm"] = None
+    names = {"llm", "decision_id", "release", "fallback", "cost_usd"}
+    return {
+        HEADER + name.replace("_", "-"): quote(str(value), safe=" :/;,.()=_+@")
+        for name, value in told.items()
+        if name in names and value is not None
+    }
+
+
+def passed_on(error: UpstreamError, headers: dict[str, str]) -> Response:
+    """The LLM's own refusal of what the client sent, in its words."""
+    status = error.status or 400
+    if isinstance(error.body, dict) and isinstance(error.body.get("error"), dict):
+        return JSONResponse(error.body, status_code=status, headers=headers)
+    return problem(status, str(error), code=error.kind, headers=headers)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; None, and the work cancelled, once the client has gone."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        return None
+    finally:
+        for one in (task, gone):
+            if not one.done():
+                one.cancel()
+                with contextlib.suppress(BaseException):
+                    await one
+
+
+async def disconnected(request: Request) -> None:
+    """Ends when the client has gone; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events that surely end when the response does, as when the client leaves."""
+
+    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self.events.aclose()

@@ -1,0 +1,284 @@
+"""Carries a chat completion out: the chosen candidate, the next best where it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+import orjson
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from models.catalog import Candidate, Upstream
+from models.waiting import Request, WaitingTracker
+from serving import metrics, telemetry
+from serving.endpoint import DONE, Body, Endpoint, Reply, UpstreamError, backoff, is_last
+
+log = logging.getLogger("mixllm.gateway")
+
+# The choice and so many others are asked before a request is given up.
+OTHERS: Final = 3
+CHARACTERS_PER_TOKEN: Final = 4
+# Idle connections an upstream's server may have closed meanwhile.
+KEEP_ALIVE_SECONDS: Final = 30.0
+
+
+class NobodyAnswered(Exception):
+    """Every candidate that was asked failed. attempts: each with its error."""
+
+    def __init__(self, attempts: list[dict[str, Any]], last: UpstreamError) -> None:
+        tried = "; ".join(str(attempt["error"]) for attempt in attempts)
+        super().__init__(f"no LLM answered: {tried}")
+        self.attempts, self.last = attempts, last
+
+
+@dataclass
+class Job:
+    """One chat completion to carry out, and what became of it.
+
+    ranking: candidates to ask, best first; more than one unless the client pinned one. predicted:
+    what was predicted of each candidate's response tokens. told: what the response says of its
+    routing. prompt_tokens: estimated, where no usage comes back.
+    """
+
+    decision_id: str
+    ranking: Sequence[str]
+    body: Body
+    stream: bool
+    entries: Mapping[str, Candidate]
+    response_tokens: Mapping[str, float]
+    prompt_tokens: float
+    told: dict[str, Any]
+    key_id: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    llm: str | None = None
+    first_token: float | None = None
+    usage: Body | None = None
+    characters: int = 0
+
+    @property
+    def wants_usage(self) -> bool:
+        options = self.body.get("stream_options")
+        return isinstance(options, dict) and options.get("include_usage") is True
+
+    def read(self, parsed: Body) -> None:
+        """Take the usage, or the length, from an answer or an event of it."""
+        if isinstance(parsed.get("usage"), dict):
+            self.usage = parsed["usage"]
+        for choice in parsed["choices"]:
+            said = (
+                choice.get("delta") or choice.get("message") if isinstance(choice, dict) else None
+            )
+            if isinstance(said, dict):
+                self.characters += len(said.get("content") or "")
+                if said.get("tool_calls"):
+                    self.characters += len(str(said["tool_calls"]))
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Prompt and response tokens: as reported, else estimated."""
+        usage = self.usage or {}
+        prompt, response = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        if isinstance(prompt, int) and isinstance(response, int) and min(prompt, response) >= 0:
+            return prompt, response
+        return round(self.prompt_tokens), -(-self.characters // CHARACTERS_PER_TOKEN)
+
+    @property
+    def cost(self) -> float | None:
+        """USD; None where nobody answered."""
+        if self.llm is None:
+            return None
+        entry, (prompt, response) = self.entries[self.llm], self.tokens
+        return round((entry.input_price * prompt + entry.output_price * response) / 1e6, 12)
+
+    def extension(self, final: bool) -> Body:
+        """The response's ``mixllm`` field. final: all is known of the answer, its cost included."""
+        told = {**self.told, "llm": self.llm}
+        if self.llm is not None and self.llm != self.ranking[0]:
+            told["fallback"] = f"{self.ranking[0]} failed"
+        if final:
+            reported = self.usage is not None
+            told |= {"cost_usd": self.cost, "usage": "reported" if reported else "estimated"}
+        return told
+
+
+class Gateway:
+    """Sends jobs to endpoints. Use from one event loop; ``close`` at the end.
+
+    finished: called once with every job, its status and its error, whatever became of it.
+    """
+
+    def __init__(
+        self, tracker: WaitingTracker, finished: Callable[[Job, str, str | None], None]
+    ) -> None:
+        self.tracker = tracker
+        self.endpoints: dict[str, Endpoint] = {}
+        self._specs: Mapping[str, Upstream] = {}
+        self._finished = finished
+        self._session: aiohttp.ClientSession | None = None
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    def follow(self, upstreams: Mapping[str, Upstream]) -> None:
+        """Use these upstreams; an endpoint whose upstream is as it was keeps its state."""
+        if upstreams is self._specs:
+            return
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
+            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+        session = self._session
+        self.endpoints = {
+            name: self.endpoints[name]
+            if name in self.endpoints and self.endpoints[name].spec == spec
+            else Endpoint(name, spec, session, self._limiter)
+            for name, spec in upstreams.items()
+        }
+        self.tracker.limit({name: spec.concurrency for name, spec in upstreams.items()})
+        self._specs = upstreams
+
+    def unavailable(self) -> frozenset[str]:
+        """Candidates that cannot be asked now: broken, paused, or out of requests."""
+        return frozenset(n for n, endpoint in self.endpoints.items() if not endpoint.available)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def answer(self, job: Job) -> Body:
+        """The whole answer, with the field ``mixllm``. Raises UpstreamError, NobodyAnswered."""
+        reply = await self._open(job)
+        reply.close()
+        assert job.llm is not None
+        job.read(reply.whole)
+        self._end(job, "answered")
+        return {**reply.whole, "mixllm": job.extension(final=True)}
+
+    async def start(self, job: Job) -> AsyncGenerator[bytes, None]:
+        """Wait for the first token, and give the stream, which must be closed in the end.
+
+        Raises UpstreamError, NobodyAnswered.
+        """
+        stream = self._stream(job, await self._open(job))
+        await anext(stream)  # up to its first yield, so that closing it ends the job
+        return stream
+
+    async def _open(self, job: Job) -> Reply:
+        """The first candidate that answers. Raises UpstreamError, NobodyAnswered."""
+        last: UpstreamError | None = None
+        try:
+            for llm in job.ranking[: 1 + OTHERS]:
+                try:
+                    return await self._ask(job, llm)
+                except UpstreamError as error:
+                    if error.kind == "invalid":
+                        raise
+                    last = error
+                    metrics.upstream_failures.labels(llm, error.kind).inc()
+        except UpstreamError as error:
+            self._end(job, "failed", str(error))
+            raise
+        except asyncio.CancelledError:
+            self._end(job, "cancelled")
+            raise
+        assert last is not None
+        failure = NobodyAnswered(job.attempts, last)
+        self._end(job, "failed", str(failure))
+        raise failure
+
+    async def _ask(self, job: Job, llm: str) -> Reply:
+        """One candidate, with its retries. Raises UpstreamError."""
+        endpoint = self.endpoints[llm]
+        attempt = 0
+        while True:
+            begun = time.monotonic()
+            self.tracker.arrive(llm, job.decision_id, self._request(job, llm), begun)
+            try:
+                with telemetry.span("upstream", llm=llm, attempt=attempt) as trace:
+                    reply = await endpoint.open(job.body, job.stream, trace)
+            except BaseException as error:
+                ended = time.monotonic()
+                late = isinstance(error, UpstreamError) and error.kind == "timeout"
+                self.tracker.finish(llm, job.decision_id, ended, learn=late)
+                if isinstance(error, UpstreamError):
+                    job.attempts.append(told_of(llm, error.kind, str(error), ended - begun))
+                    again = attempt < endpoint.spec.retries and error.again
+                    if again and endpoint.breaker.state(ended) != "open":
+                        await asyncio.sleep(backoff(attempt, error))
+                        attempt += 1
+                        continue
+                raise
+            now = time.monotonic()
+            if job.stream:
+                job.first_token = now - job.started
+                self.tracker.first_token(llm, job.decision_id, now)
+                metrics.first_token.labels(llm).observe(now - begun)
+            job.attempts.append(told_of(llm, "answered", None, now - begun))
+            job.llm = llm
+            return reply
+
+    def _request(self, job: Job, llm: str) -> Request:
+        entry = job.entries[llm]
+        first = entry.time_to_first_token
+        return Request(first + job.response_tokens.get(llm, 0.0) / entry.tokens_per_second, first)
+
+    async def _stream(self, job: Job, reply: Reply) -> AsyncGenerator[bytes, None]:
+        """Nothing, so that it has begun; then server-sent events. What fails after the first token
+        is told in an event of its own, the last."""
+        status, error = "cancelled", None
+        try:
+            yield b""
+            async for part in self._parts(job, reply):
+                yield part
+            status = "answered"
+        except UpstreamError as problem:
+            status, error = "broken", str(problem)
+            metrics.upstream_failures.labels(job.llm, problem.kind).inc()
+            told = {"type": "upstream_error", "message": error, "param": None, "code": problem.kind}
+            yield event({"error": told, "mixllm": job.extension(final=True)})
+        finally:
+            reply.close()
+            self._end(job, status, error)
+
+    async def _parts(self, job: Job, reply: Reply) -> AsyncGenerator[bytes, None]:
+        """The upstream's events. The first has the field ``mixllm``, and the one that finishes a
+        choice, held until the usage after it is known, has it with the cost."""
+        held: Body | None = None
+        first = True
+        async for found in reply.events():
+            if found.ends:
+                break
+            job.read(found.parsed)
+            if is_last(found.parsed) or not found.parsed["choices"]:
+                if held is not None and (found.parsed["choices"] or job.wants_usage):
+                    yield event({**held, "mixllm": job.extension(final=True)})
+                    held = None
+                if found.parsed["choices"] or job.wants_usage:
+                    held = found.parsed
+            elif first:
+                yield event({**found.parsed, "mixllm": job.extension(final=False)})
+            else:
+                yield b"data: " + found.data + b"\n\n"
+            first = False
+        if held is not None:
+            yield event({**held, "mixllm": job.extension(final=True)})
+        yield b"data: " + DONE + b"\n\n"
+
+    def _end(self, job: Job, status: str, error: str | None = None) -> None:
+        if job.llm is not None:
+            whole = status == "answered"
+            self.tracker.finish(job.llm, job.decision_id, time.monotonic(), learn=whole)
+        self._finished(job, status, error)
+
+
+def told_of(llm: str, outcome: str, error: str | None, seconds: float) -> dict[str, Any]:
+    """One attempt, as it is kept."""
+    return {"llm": llm, "outcome": outcome, "error": error, "seconds": round(seconds, 4)}
+
+
+def event(parsed: Body) -> bytes:
+    return b"data: " + orjson.dumps(parsed) + b"\n\n"

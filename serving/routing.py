@@ -1,0 +1,214 @@
+"""Decides for a request: by the release, or, where that fails, by the catalog's default."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from infra.settings import Settings
+from models.catalog import Catalog
+from models.decision import Wishes
+from models.errors import DecisionError, UnknownCandidate, nearest
+from models.release import MAX_QUERY_CHARACTERS, Routing
+from models.waiting import WaitingTracker
+from monitoring.decisions import Asked, decision_row, fallback_row
+from serving import metrics
+from serving.champion import Champion, Running
+
+log = logging.getLogger("mixllm.routing")
+
+SESSIONS: Final = 100_000
+
+
+class NotReady(Exception):
+    """No release is loaded yet: train one and promote it."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to decide. more_tokens: of the prompt, beyond the query. session: the conversation.
+    key_id: who asks. closed: candidates that cannot be asked. unavailable: those better not asked
+    now, unless nobody else is left."""
+
+    query: str
+    wishes: Wishes
+    more_tokens: float = 0.0
+    session: str | None = None
+    key_id: str | None = None
+    closed: frozenset[str] = frozenset()
+    unavailable: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A decision. ranking: the permitted candidates, the choice first. routing: what it was made
+    from; None where it is a fallback, whose reason ``fallback`` says."""
+
+    decision_id: str
+    ranking: list[str]
+    willingness_to_pay: float | None
+    propensity: float
+    release: str | None
+    routing: Routing | None
+    fallback: str | None
+
+    @property
+    def llm(self) -> str:
+        return self.ranking[0]
+
+
+class Sessions:
+    """Who answered last in each conversation; the longest unused are forgotten."""
+
+    def __init__(self) -> None:
+        self._llms: OrderedDict[tuple[str | None, str], str] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def last(self, key_id: str | None, session: str | None) -> str | None:
+        with self._lock:
+            return None if session is None else self._llms.get((key_id, session))
+
+    def note(self, key_id: str | None, session: str | None, llm: str) -> None:
+        if session is None:
+            return
+        with self._lock:
+            self._llms[key_id, session] = llm
+            self._llms.move_to_end((key_id, session))
+            if len(self._llms) > SESSIONS:
+                self._llms.popitem(last=False)
+
+
+class Router:
+    """Decides and keeps the decision. Safe to use from several threads.
+
+    keep: takes the decision's row.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        champion: Champion,
+        tracker: WaitingTracker,
+        keep: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.settings, self.champion, self.tracker = settings, champion, tracker
+        self.sessions = Sessions()
+        self._keep = keep
+
+    def decide(self, ask: Ask) -> tuple[Routed, dict[str, float]]:
+        """A decision, and the seconds that each part took.
+
+        Raises NotReady, and DecisionError for what the client can mend.
+        """
+        start = time.perf_counter()
+        running = self.champion.running
+        if running is None:
+            return self._fall_back(None, ask, "no release is loaded", start), {}
+        wishes = ask.wishes
+        if wishes.switching_cost is None and self.settings.switching_cost:
+            wishes = wishes.model_copy(update={"switching_cost": self.settings.switching_cost})
+        try:
+            routing = self._route(running, ask, wishes)
+        except DecisionError:
+            raise
+        except Exception as error:  # a bug of ours is not the caller's outage
+            reason = f"routing failed: {type(error).__name__}"
+            log.error("%s", reason, exc_info=error)
+            return self._fall_back(running, ask, reason, start), {}
+        asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
+        row = decision_row(
+            routing, running.release, running.version, asked, time.perf_counter() - start
+        )
+        self._keep(row)
+        decision = routing.decision
+        ranked = [int(i) for i in np.argsort(-decision.ranking, kind="stable")]
+        others = [i for i in ranked if decision.allowed[i] and i != decision.choice]
+        routed = Routed(
+            decision_id=row["id"],
+            ranking=[decision.candidates[i] for i in (decision.choice, *others)],
+            willingness_to_pay=decision.willingness_to_pay,
+            propensity=decision.propensity,
+            release=running.version,
+            routing=routing,
+            fallback=None,
+        )
+        parts = {**vars(routing.timings), "total": time.perf_counter() - start}
+        observe(routed, parts)
+        return routed, parts
+
+    def _route(self, running: Running, ask: Ask, wishes: Wishes) -> Routing:
+        release = running.release
+        closed = ask.closed | self.champion.disabled
+        delays = self.tracker.delays(release.candidates, time.monotonic())
+        incumbent = self.sessions.last(ask.key_id, ask.session)
+        try:
+            return release.route(
+                ask.query, wishes, closed | ask.unavailable, delays, incumbent, ask.more_tokens
+            )
+        except DecisionError:
+            if not ask.unavailable:
+                raise
+            return release.route(ask.query, wishes, closed, delays, incumbent, ask.more_tokens)
+
+    def fall_back(self, ask: Ask, reason: str) -> Routed:
+        """The default candidate, for a request that has nothing to route by. Raises NotReady."""
+        return self._fall_back(self.champion.running, ask, reason, time.perf_counter())
+
+    def _fall_back(self, running: Running | None, ask: Ask, reason: str, start: float) -> Routed:
+        catalog = running.release.manifest.catalog if running else self.champion.spare_catalog
+        if catalog is None:
+            raise NotReady
+        ranking = fallback_ranking(catalog, ask, self.champion.disabled)
+        wtp = ask.wishes.willingness_to_pay
+        if wtp is None and running is not None:
+            wtp = running.release.manifest.defaults.willingness_to_pay
+        asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
+        version = running.version if running else None
+        row = fallback_row(
+            ranking[0], reason, wtp or 0.0, asked, time.perf_counter() - start, version
+        )
+        self._keep(row)
+        metrics.fallbacks.labels(reason.partition(":")[0]).inc()
+        return Routed(row["id"], ranking, wtp, 1.0, version, None, reason)
+
+
+def fallback_ranking(catalog: Catalog, ask: Ask, disabled: frozenset[str]) -> list[str]:
+    """The default candidate if it may be asked, then the others in the catalog's order.
+
+    Raises DecisionError where nobody may.
+    """
+    wished = ask.wishes.candidates or tuple(catalog.names)
+    for name in wished:
+        if name not in catalog.names:
+            raise UnknownCandidate(
+                f"no candidate {name!r}; {nearest(name, catalog.names)}", param="candidates"
+            )
+    shut = ask.closed | disabled
+    names = [name for name in catalog.names if name in wished and name not in shut]
+    if not names:
+        raise DecisionError("no candidate is left to choose from", param="candidates")
+    ready = [name for name in names if name not in ask.unavailable] or names
+    first = catalog.default_candidate
+    return sorted(ready, key=lambda name: name != first)
+
+
+def routable(text: str) -> str:
+    """A conversation's text, cut to what the router takes; its end says what is asked."""
+    return text[-MAX_QUERY_CHARACTERS:]
+
+
+def observe(routed: Routed, parts: dict[str, float]) -> None:
+    """Count a decision."""
+    assert routed.routing is not None
+    decision = routed.routing.decision
+    metrics.decisions.labels(decision.llm, routed.release).inc()
+    metrics.cost.labels(decision.llm).inc(float(decision.estimates.cost[decision.choice]))
+    for part in ("encode", "total"):
+        metrics.seconds.labels(part).observe(parts[part])

@@ -1,0 +1,61 @@
+"""Service processes for tests, over HTTP on loopback."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+GUARD = Path(__file__).parents[1] / "integration" / "import_guard"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if found := what():
+                return found
+        except (httpx.HTTPError, OSError):
+            pass
+        time.sleep(0.1)
+    raise AssertionError(f"still not so after {seconds} s")
+
+
+def start(home: Path, database: str, log: Path, **settings: str) -> tuple[Any, int]:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(GUARD),
+        "MIXLLM_HOME": str(home),
+        "MIXLLM_DATABASE_URL": database,
+        "MIXLLM_PORT": str(port),
+        "MIXLLM_POLL_SECONDS": "0.5",
+        "MIXLLM_FLUSH_SECONDS": "0.1",
+        **settings,
+    }
+    with log.open("wb") as handle:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bentoml", "serve", "serving.service:MixLLM"],
+            env=environment,
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return process, port
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=30)
