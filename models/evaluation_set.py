@@ -50,7 +50,7 @@ class EvaluationSet:
     @property
     def digest(self) -> str:
         """The content's identity: queries, outcomes and catalog, whatever the file format."""
-        parts = [digest_json(self.catalog.model_dump())]
+        parts = [digest_json(self.catalog.model_dump(exclude={"llms": {"__all__": {"upstream"}}}))]
         for table in (self.queries, self.outcomes):
             hashes = pd.util.hash_pandas_object(table, index=False).to_numpy()
             parts.append(digest_bytes(np.ascontiguousarray(hashes).tobytes()))
