@@ -649,6 +649,45 @@ def fleet(
     asyncio.run(run())
 
 
+experiment = typer.Typer(help="Experiments on an evaluation set, with a report each.")
+app.add_typer(experiment, name="experiment", no_args_is_help=True)
+
+
+@experiment.command("latency")
+def experiment_latency(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("latency"),
+    rate: Annotated[float, typer.Option(min=0.01, help="Queries a second.")] = 10.0,
+    queries: Annotated[int, typer.Option(min=50, help="How many arrive.")] = 2000,
+    concurrency: Annotated[int, typer.Option(min=1, help="Answers at once, per LLM.")] = 8,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds; later is worth 0.")] = 30.0,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also sweep γ and ξ.")] = False,
+    live: Annotated[
+        int, typer.Option(min=0, help="So many of them also live, over HTTP to a simulated fleet.")
+    ] = 0,
+    speed: Annotated[float, typer.Option(min=0.1, help="Live: times faster than real.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+) -> None:
+    """What latency costs: the champion under traffic, for several weights of the latency penalty."""
+    from infra import latency_experiment
+    from models.evaluation_set import read_evaluation_set
+
+    settings = settings_with_stack()
+    evaluations = read_evaluation_set(data)
+    folder = latency_experiment.champion_of(registry(settings), evaluations)
+    setting = latency_experiment.Setting(
+        rate, queries, concurrency, time_limit, live, speed, seed, sweep
+    )
+    found = latency_experiment.run(
+        settings, folder, evaluations, setting, progress_bar, console.print
+    )
+    latency_experiment.write_report(found, out)
+    from rich.markdown import Markdown
+
+    console.print(Markdown((out / "latency.md").read_text()))
+    console.print(f"written to {out}")
+
+
 keys = typer.Typer(help="API keys of the service: who may ask, how often, for how much.")
 app.add_typer(keys, name="keys", no_args_is_help=True)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,18 +14,21 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
 from infra.settings import Settings
 from infra.stack import Part, Stack, answers, service_part
 from models.errors import StoreError
 from models.evaluation_set import EvaluationSet, write_evaluation_set
 
 READY_SECONDS: Final = 60.0
+SPEED: Final = 20.0
+CLIENTS: Final = 8
 Train = Callable[[Path, bool], dict[str, Any]]
 
 
 def run_demo(settings: Settings, queries: int, show: int, console: Console, train: Train) -> None:
-    """Simulate, train, register, promote, serve, route over HTTP, show, stop."""
-    from models.simulated import simulated_evaluation_set
+    """Simulate, train, register, promote, serve, ask over HTTP, show, stop."""
+    from models.simulated import right_answers, simulated_evaluation_set
 
     started = time.monotonic()
     data = simulated_evaluation_set(queries)
@@ -37,25 +42,40 @@ def run_demo(settings: Settings, queries: int, show: int, console: Console, trai
     result = train(folder, True)
     console.print(f"release {result['version']} trained, registered and promoted")
     stack = Stack(settings, console.print)
-    try:
-        stack.start(service_alone)
-        wait_ready(settings, result["version"])
-        _, test = data.split()
-        answered = route_all(settings, test)
-    finally:
-        stack.stop()
-    print_choices(console, test, answered, show)
+    _, test = data.split()
+    rows = shown_rows(test, show)
+    recorded = RecordedAnswers(data, right_answers(queries))
+    with FleetThread(Fleet(data.catalog, recorded, speed=SPEED)) as fleet:
+        catalog = folder / "upstreams.yaml"
+        catalog.write_text(with_upstreams(data.catalog, fleet.address).dump_yaml())
+        console.print(
+            f"fleet     {fleet.address}/v1, SIMULATED, {SPEED:g} times as fast as real LLMs"
+        )
+        try:
+            stack.start(service_for(catalog))
+            wait_ready(settings, result["version"])
+            answered = ask_all(settings, test)
+            why = explain_some(settings, [test.queries["query"].iloc[i] for i in rows])
+        finally:
+            stack.stop()
+    print_answers(console, test, answered, rows, why)
     print_savings(console, test, answered)
     console.print(f"done in {time.monotonic() - started:.0f} s; the service is stopped")
 
 
-def service_alone(settings: Settings, database: str) -> list[Part]:
-    environment = {
-        "MIXLLM_HOME": str(settings.home),
-        "MIXLLM_DATABASE_URL": database,
-        "BENTOML_DO_NOT_TRACK": "true",
-    }
-    return [service_part(settings, environment)]
+def service_for(catalog: Path) -> Callable[[Settings, str], list[Part]]:
+    """The service alone, with a catalog's upstreams."""
+
+    def parts(settings: Settings, database: str) -> list[Part]:
+        environment = {
+            "MIXLLM_HOME": str(settings.home),
+            "MIXLLM_DATABASE_URL": database,
+            "MIXLLM_CATALOG": str(catalog),
+            "BENTOML_DO_NOT_TRACK": "true",
+        }
+        return [service_part(settings, environment)]
+
+    return parts
 
 
 def wait_ready(settings: Settings, version: str) -> None:
@@ -71,52 +91,86 @@ def wait_ready(settings: Settings, version: str) -> None:
     raise StoreError(f"the service did not load release {version} in {READY_SECONDS:.0f} s")
 
 
-def route_all(settings: Settings, test: EvaluationSet) -> list[dict[str, Any]]:
-    """Every test query's answer from ``/v1/route``."""
-    answered = []
+@dataclass(frozen=True)
+class Answered:
+    """One chat completion, as the client got it."""
+
+    llm: str
+    text: str
+    cost_usd: float
+    seconds: float
+    fallback: str | None
+
+
+def ask_all(settings: Settings, test: EvaluationSet) -> list[Answered]:
+    """Every test query as a chat completion through the gateway, several at a time."""
+
+    def ask(query: str) -> Answered:
+        started = time.monotonic()
+        messages = [{"role": "user", "content": query}]
+        response = client.post(
+            "/v1/chat/completions", json={"model": "mixllm", "messages": messages}, timeout=60
+        )
+        response.raise_for_status()
+        answer = response.json()
+        told, text = answer["mixllm"], answer["choices"][0]["message"]["content"]
+        seconds = time.monotonic() - started
+        return Answered(told["llm"], text, told["cost_usd"], seconds, told["fallback"])
+
+    with (
+        httpx.Client(base_url=settings.service_url, headers=settings.key_header) as client,
+        ThreadPoolExecutor(CLIENTS) as pool,
+    ):
+        return list(pool.map(ask, test.queries["query"]))
+
+
+def explain_some(settings: Settings, queries: Sequence[str]) -> list[str]:
+    """Why ``/v1/route`` chooses as it does."""
     with httpx.Client(base_url=settings.service_url, headers=settings.key_header) as client:
-        for query in test.queries["query"]:
-            response = client.post("/v1/route", json={"query": query, "explain": True}, timeout=30)
-            response.raise_for_status()
-            answered.append(response.json())
-    return answered
+        found = []
+        for query in queries:
+            body = {"query": query, "explain": True}
+            response = client.post("/v1/route", json=body, timeout=30).raise_for_status()
+            found.append(str(response.json()["explanation"]["why"]).partition("; ")[2])
+        return found
 
 
-def print_choices(
-    console: Console, test: EvaluationSet, answered: list[dict[str, Any]], show: int
+def shown_rows(test: EvaluationSet, show: int) -> list[int]:
+    """Rows of every task family in turn."""
+    order = test.queries.groupby("source").cumcount()
+    rows = sorted(range(len(order)), key=lambda i: (order.iloc[i], test.queries["source"].iloc[i]))
+    return sorted(rows[:show])
+
+
+def print_answers(
+    console: Console, test: EvaluationSet, answered: list[Answered], rows: list[int], why: list[str]
 ) -> None:
     table = Table(
         "query",
-        "choice",
-        "quality",
+        "answered by",
+        "right",
         "cost, USD",
         "why",
-        title="SIMULATED LLMs; quality and cost as predicted",
+        title="SIMULATED LLMs, asked over HTTP through the gateway",
     )
-    families: dict[str, int] = {}
-    for query, family, answer in zip(
-        test.queries["query"], test.queries["source"], answered, strict=True
-    ):
-        families[family] = families.get(family, 0) + 1
-        if families[family] > max(1, show // test.queries["source"].nunique() + 1):
-            continue
-        if table.row_count >= show:
-            break
-        text = " ".join(query.split())
+    quality = test.outcomes.set_index(["query_id", "llm"])["quality"]
+    for i, reason in zip(rows, why, strict=True):
+        text = " ".join(test.queries["query"].iloc[i].split())
+        right = quality[test.queries["query_id"].iloc[i], answered[i].llm]
         table.add_row(
             text if len(text) <= 44 else f"{text[:41]}...",
-            answer["llm"],
-            f"{answer['predicted']['quality']:.2f}",
-            f"{answer['predicted']['cost_usd']:.6f}",
-            answer["explanation"]["why"].partition("; ")[2],
+            answered[i].llm,
+            "yes" if right == 1.0 else "no",
+            f"{answered[i].cost_usd:.6f}",
+            reason,
         )
     console.print(table)
 
 
-def print_savings(console: Console, test: EvaluationSet, answered: list[dict[str, Any]]) -> None:
+def print_savings(console: Console, test: EvaluationSet, answered: list[Answered]) -> None:
     """What the simulated outcomes of the choices were, beside the best LLM's on the same queries."""
     truth = test.outcomes.set_index(["query_id", "llm"])
-    keys = list(zip(test.queries["query_id"], (a["llm"] for a in answered), strict=True))
+    keys = list(zip(test.queries["query_id"], (a.llm for a in answered), strict=True))
     chosen = truth.loc[keys]
     by_llm = test.outcomes.groupby("llm")[["quality", "cost_usd"]].mean()
     best = str(by_llm["quality"].idxmax())
@@ -131,5 +185,5 @@ def print_savings(console: Console, test: EvaluationSet, answered: list[dict[str
     kept = quality / float(by_llm["quality"][best])
     console.print(
         f"SIMULATED: {saved:.0%} of the cost saved against always using {best}, "
-        f"{kept:.1%} of its quality kept, {len(answered)} queries routed over HTTP"
+        f"{kept:.1%} of its quality kept, {len(answered)} chat completions through the gateway"
     )

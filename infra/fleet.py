@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any, Final, Protocol
 import orjson
 from aiohttp import web
 
+from infra.stack import free_loopback_port
 from models.catalog import Candidate, Catalog, Upstream
 from models.conversation import read_conversation
 from models.errors import SettingsError, nearest
@@ -309,6 +311,29 @@ def with_upstreams(catalog: Catalog, address: str, **limits: Any) -> Catalog:
     upstream = Upstream(base_url=f"{address}/v1", **limits)
     llms = [entry.model_copy(update={"upstream": upstream}) for entry in catalog.llms]
     return catalog.model_copy(update={"llms": tuple(llms)})
+
+
+class FleetThread:
+    """A fleet that answers from a thread of this process, on a free port of loopback; a context."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet, self.port = fleet, free_loopback_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
+
+    def __enter__(self) -> FleetThread:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        self._loop.run_until_complete(serve(self.fleet, "127.0.0.1", self.port, self._stop))
+        self._loop.close()
 
 
 async def serve(fleet: Fleet, host: str, port: int, stop: asyncio.Event) -> None:

@@ -253,6 +253,13 @@ def free_port(part: Part) -> None:
             ) from error
 
 
+def free_loopback_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def running_stack(home: Path) -> dict[str, Any] | None:
     """The state of the stack that runs on this home, None where none does."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -41,17 +41,27 @@ class Workload:
     def __len__(self) -> int:
         return len(self.arrivals)
 
+    def first(self, count: int) -> Workload:
+        """Only the first to arrive."""
+        return replace(
+            self,
+            estimates=self.estimates[:count],
+            quality=self.quality[:count],
+            cost=self.cost[:count],
+            seconds=self.seconds[:count],
+            arrivals=self.arrivals[:count],
+        )
+
 
 @dataclass(frozen=True)
 class Served:
     """What happened to each query; each (n,). seconds: from arrival to the whole answer; NaN where
-    none came. foreseen: what was predicted of that."""
+    none came."""
 
     picks: np.ndarray
     quality: np.ndarray
     cost: np.ndarray
     seconds: np.ndarray
-    foreseen: np.ndarray
 
     def late(self, time_limit: float) -> np.ndarray:
         return ~(self.seconds <= time_limit)
@@ -69,11 +79,11 @@ def poisson_arrivals(rate: float, count: int, seed: int = 0) -> np.ndarray:
 def simulate(workload: Workload, defaults: DecisionDefaults) -> Served:
     """Serve every query in the order of arrival."""
     count, names = len(workload), workload.candidates
-    tracker = WaitingTracker({name: workload.concurrency for name in names})
+    tracker = WaitingTracker(dict.fromkeys(names, workload.concurrency))
     free = [[0.0] * workload.concurrency for _ in names]
     ends: list[tuple[float, str, str]] = []
     picks = np.empty(count, dtype=int)
-    seconds, foreseen = np.empty(count), np.empty(count)
+    seconds = np.empty(count)
     for i, now in enumerate(workload.arrivals.tolist()):
         while ends and ends[0][0] <= now:
             end, llm, identity = heapq.heappop(ends)
@@ -90,11 +100,9 @@ def simulate(workload: Workload, defaults: DecisionDefaults) -> Served:
         request = Request(float(predicted[pick]), float(workload.first_token[pick]))
         tracker.arrive(names[pick], str(i), request, now)
         heapq.heappush(ends, (end, names[pick], str(i)))
-        picks[i], seconds[i], foreseen[i] = pick, end - now, time[pick]
+        picks[i], seconds[i] = pick, end - now
     rows = np.arange(count)
-    return Served(
-        picks, workload.quality[rows, picks], workload.cost[rows, picks], seconds, foreseen
-    )
+    return Served(picks, workload.quality[rows, picks], workload.cost[rows, picks], seconds)
 
 
 def summarise(served: Served, candidates: Sequence[str], time_limit: float) -> dict[str, Any]:

@@ -14,9 +14,9 @@ import pytest
 from aiohttp import web
 from sqlalchemy import text
 
-from fleets import FleetThread, RecordingFleet
+from fleets import RecordingFleet
 from infra.database import connect
-from infra.fleet import RecordedAnswers, with_upstreams
+from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
 from infra.registry import Registry
 from models.evaluation_set import EvaluationSet
 from monitoring.answers import read_answer
@@ -105,7 +105,7 @@ def running(
     registry.promote("1")
     spans: list[bytes] = []
     fleet = Collector(spans, simulated.catalog, RecordedAnswers(simulated), 8, 20.0)
-    thread = FleetThread(fleet)
+    thread = FleetThread(fleet).__enter__()
     limits = {"first_token_timeout": 1.5, "total_timeout": 3.0, "concurrency": 8}
     catalog = with_upstreams(simulated.catalog, thread.address, **limits)
     (home / "catalog.yaml").write_text(catalog.dump_yaml())
@@ -125,7 +125,7 @@ def running(
         with openai.OpenAI(base_url=f"{base}/v1", api_key="none", max_retries=0) as ai:
             yield Running(client, ai, fleet, home, database, home / "service.log", spans, names)
     stop(process)
-    thread.stop()
+    thread.__exit__()
 
 
 def test_the_openai_client_gets_an_answer_and_learns_who_gave_it(running: Running) -> None:

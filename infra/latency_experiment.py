@@ -1,0 +1,327 @@
+"""The latency experiment: the champion under traffic, simulated and against a live fleet over HTTP.
+
+Live, a service of its own runs on a copy of the release whose times, catalog and defaults, are scaled
+by ``speed``, in front of a simulated fleet that is as much faster; requests are sent when they
+arrive, whatever became of those before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import numpy as np
+
+from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
+from infra.registry import CHAMPION, Registry
+from infra.settings import Settings
+from infra.stack import Part, Stack, answers, free_loopback_port, service_part
+from models.decision import DecisionDefaults
+from models.encoder import EmbeddingCache
+from models.errors import NoRelease, StoreError
+from models.evaluation_set import EvaluationSet
+from models.inputs import read_queries
+from models.manifest import read_manifest
+from models.release import Release
+from models.traffic import (
+    BETAS,
+    Served,
+    Workload,
+    area,
+    curve,
+    poisson_arrivals,
+    simulate,
+    summarise,
+)
+from models.training import willingness_grid
+
+Progress = Callable[[int], None]
+READY_SECONDS: Final = 60.0
+# Every third setting of the evaluation's grid.
+THIN: Final = 3
+GAMMAS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
+SHARES: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def champion_of(registry: Registry, data: EvaluationSet) -> Path:
+    """The champion's folder. Raises NoRelease where it was not trained on this set's other half."""
+    version = registry.alias(CHAMPION)
+    if version is None:
+        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+    folder = registry.fetch(version)
+    found = read_manifest(folder).data
+    if found.digest != data.split()[0].digest:
+        raise NoRelease(
+            f"the champion, release {version}, was trained on {found.name!r}, not on the training "
+            f"queries of {data.name!r}: mixllm train --data DIR --promote"
+        )
+    return folder
+
+
+def workload_of(
+    folder: Path,
+    test: EvaluationSet,
+    home: Path,
+    arrivals: np.ndarray,
+    concurrency: int,
+    progress: Progress,
+) -> tuple[Workload, EvaluationSet]:
+    """The champion's estimates of the queries that arrive, beside the truth; and those queries.
+
+    Only queries with an outcome of every candidate arrive, in the set's order, from the first again
+    when they are at their end.
+    """
+    release = Release.load(folder, threads=2)
+    names = release.candidates
+    known = np.isfinite(test.matrix("quality", names)).all(axis=1)
+    test = test.where(known)
+    cache = EmbeddingCache(home / "embeddings", release.encoder)
+    inputs = read_queries(test.queries["query"].tolist(), release.encoder, cache, progress)
+    rows = np.arange(len(arrivals)) % len(test.queries)
+    entries = [release.manifest.catalog.get(name) for name in names]
+    first = np.array([entry.time_to_first_token for entry in entries])
+    speed = np.array([entry.tokens_per_second for entry in entries])
+    seconds = first + test.matrix("response_tokens", names) / speed
+    measured = test.matrix("latency_seconds", names)
+    workload = Workload(
+        candidates=names,
+        estimates=release.compiled.estimate(inputs)[rows],
+        quality=test.matrix("quality", names)[rows],
+        cost=test.matrix("cost_usd", names)[rows],
+        seconds=np.where(np.isfinite(measured), measured, seconds)[rows],
+        first_token=first,
+        arrivals=arrivals,
+        concurrency=concurrency,
+    )
+    return workload, test
+
+
+class LiveRun:
+    """A service and a fleet, both ``speed`` times as fast as the catalog says. A context."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: Path,
+        test: EvaluationSet,
+        concurrency: int,
+        speed: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self.speed = speed
+        self.home = settings.home / "latency-experiment"
+        shutil.rmtree(self.home, ignore_errors=True)
+        fleet = Fleet(test.catalog, RecordedAnswers(test), concurrency, speed)
+        self._fleet = FleetThread(fleet)
+        scale_release(folder, self.home / "registry", self._fleet.address, concurrency, speed)
+        self.settings = settings.model_copy(
+            update={
+                "home": self.home,
+                "port": free_loopback_port(),
+                "api_key": None,
+                "catalog": None,
+            }
+        )
+        self._stack = Stack(self.settings, say)
+
+    def __enter__(self) -> LiveRun:
+        self._fleet.__enter__()
+        self._stack.start(self._parts)
+        deadline = time.monotonic() + READY_SECONDS
+        while not answers(f"{self.settings.service_url}/readyz"):
+            if time.monotonic() > deadline:
+                raise StoreError(f"the service is not ready after {READY_SECONDS:.0f} s")
+            time.sleep(0.2)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.stop()
+        self._fleet.__exit__()
+
+    def _parts(self, settings: Settings, database: str) -> list[Part]:
+        environment = {
+            "MIXLLM_HOME": str(self.home),
+            "MIXLLM_DATABASE_URL": database,
+            "MIXLLM_PORT": str(settings.port),
+            # A registry with nothing in it: the release on disk answers.
+            "MIXLLM_MLFLOW_URI": f"sqlite:///{self.home / 'mlflow.db'}",
+        }
+        return [service_part(settings, environment)]
+
+    def send(
+        self,
+        workload: Workload,
+        queries: Sequence[str],
+        defaults: DecisionDefaults,
+        progress: Progress,
+    ) -> Served:
+        """Send every query when it arrives; seconds come back unscaled."""
+        options = {
+            "willingness_to_pay": defaults.willingness_to_pay,
+            "beta": defaults.beta,
+            "fallback": False,
+        }
+        url = f"{self.settings.service_url}/v1/chat/completions"
+        return asyncio.run(self._send(url, workload, queries, options, progress))
+
+    async def _send(
+        self,
+        url: str,
+        workload: Workload,
+        queries: Sequence[str],
+        options: dict[str, Any],
+        progress: Progress,
+    ) -> Served:
+        count, index = len(workload), {n: i for i, n in enumerate(workload.candidates)}
+        picks, seconds = np.zeros(count, dtype=int), np.full(count, np.nan)
+        begun = time.monotonic()
+
+        async def one(session: aiohttp.ClientSession, i: int) -> None:
+            due = begun + float(workload.arrivals[i]) / self.speed
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            messages = [{"role": "user", "content": queries[i % len(queries)]}]
+            body = {"model": "mixllm", "messages": messages, "mixllm": options}
+            async with session.post(url, json=body) as response:
+                answer = await response.json()
+                if response.status != 200:
+                    raise StoreError(f"the service answered {response.status}: {answer}")
+            seconds[i] = (time.monotonic() - due) * self.speed
+            picks[i] = index[answer["mixllm"]["llm"]]
+            progress(1)
+
+        connector = aiohttp.TCPConnector(limit=0)
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            asyncio.TaskGroup() as group,
+        ):
+            for i in range(count):
+                group.create_task(one(session, i))
+        rows = np.arange(count)
+        return Served(picks, workload.quality[rows, picks], workload.cost[rows, picks], seconds)
+
+
+def scale_release(
+    folder: Path, registry: Path, address: str, concurrency: int, speed: float
+) -> None:
+    """Copy a release to where a service finds it on its disk, its times divided by speed and a
+    fleet as every upstream."""
+    copy = registry / "releases" / "1"
+    shutil.copytree(folder, copy)
+    manifest = read_manifest(copy)
+    llms = tuple(
+        entry.model_copy(
+            update={
+                "time_to_first_token": entry.time_to_first_token / speed,
+                "tokens_per_second": entry.tokens_per_second * speed,
+            }
+        )
+        for entry in manifest.catalog.llms
+    )
+    catalog = manifest.catalog.model_copy(update={"llms": llms})
+    defaults = manifest.defaults.model_copy(
+        update={
+            "time_limit": manifest.defaults.time_limit / speed,
+            "gamma": manifest.defaults.gamma * speed,
+        }
+    )
+    catalog = with_upstreams(catalog, address, concurrency=concurrency, retries=0)
+    manifest.model_copy(update={"catalog": catalog, "defaults": defaults}).write(copy)
+    (registry / "current-release").write_text("1")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """rate: queries a second. concurrency: of every LLM. time_limit: seconds. live: so many queries
+    also over HTTP, speed times as fast."""
+
+    rate: float
+    queries: int
+    concurrency: int
+    time_limit: float
+    live: int
+    speed: float
+    seed: int
+    sweep: bool
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    data: EvaluationSet,
+    setting: Setting,
+    bar: Callable[[str, int], Any],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Everything the report shows. bar: (label, total) → a context whose value advances it."""
+    training, test = data.split()
+    arrivals = poisson_arrivals(setting.rate, setting.queries, setting.seed)
+    with bar("embedding test queries", len(test.queries)) as advance:
+        workload, test = workload_of(
+            folder, test, settings.home, arrivals, setting.concurrency, advance
+        )
+    defaults = read_manifest(folder).defaults.model_copy(update={"time_limit": setting.time_limit})
+    names = workload.candidates
+    grid = willingness_grid(training.matrix("cost_usd", names))[::THIN]
+    singles = workload.cost.mean(axis=0)
+    low, high = float(singles.min()), float(singles.max())
+
+    def simulated(**update: float) -> dict[str, Any]:
+        rows = curve(workload, defaults.model_copy(update=update), grid)
+        return {**update, "aiq": area(rows, low, high), "curve": rows}
+
+    found: dict[str, Any] = {
+        "set": data.name,
+        "setting": {**asdict(setting), "candidates": len(names)},
+        "defaults": defaults.model_dump(),
+    }
+    with bar("simulating", len(BETAS)) as advance:
+        found["simulated"] = []
+        for beta in BETAS:
+            found["simulated"].append(simulated(beta=beta))
+            advance(1)
+    if setting.sweep:
+        with bar("sweeping γ and ξ", len(GAMMAS) * len(SHARES)) as advance:
+            found["sweep"] = []
+            for gamma in GAMMAS:
+                for share in SHARES:
+                    row = simulated(gamma=gamma, time_share=share)
+                    found["sweep"].append({k: v for k, v in row.items() if k != "curve"})
+                    advance(1)
+    if setting.live:
+        part = workload.first(setting.live)
+        middle = float(grid[len(grid) // 2])
+        runs = [(beta, value) for beta in BETAS for value in (middle, float(grid[-1]))]
+        found["live"] = []
+        with (
+            LiveRun(settings, folder, test, setting.concurrency, setting.speed, say) as service,
+            bar("live", len(runs) * len(part)) as advance,
+        ):
+            texts = test.queries["query"].tolist()
+            for beta, value in runs:
+                wished = {"beta": beta, "willingness_to_pay": value}
+                asked = defaults.model_copy(update=wished)
+                real, ideal = service.send(part, texts, asked, advance), simulate(part, asked)
+                told = {
+                    name: summarise(served, names, setting.time_limit)
+                    for name, served in (("simulated", ideal), ("live", real))
+                }
+                same = float(np.mean(real.picks == ideal.picks))
+                found["live"].append({**wished, **told, "same_choice": same})
+    return found
+
+
+def write_report(found: dict[str, Any], folder: Path) -> None:
+    """``latency.json``, ``latency.md``, ``latency.png``."""
+    from models.traffic_report import plot_traffic, traffic_table
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latency.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "latency.md").write_text(traffic_table(found) + "\n")
+    plot_traffic(found, folder / "latency.png")
