@@ -7,7 +7,7 @@ from pathlib import Path
 
 import filelock
 
-from models.encoder import CONFIG_FILE, INT8
+from models.encoder import CONFIG_FILE, MIXED
 from models.encoder_export import (
     PACKAGED_WEIGHTS_SHA256,
     export_encoder,
@@ -32,10 +32,10 @@ def prepared_encoder(home: Path) -> Path:
 def clustering_encoder(home: Path) -> Path:
     """The packaged encoder's int8 folder: what tags are compared and clustered by."""
     source = prepared_encoder(home)
-    folder = source.with_name(f"{source.name}-{INT8}")
+    folder = source.with_name(f"{source.name}-{MIXED}")
     with _lock(folder):
         if not (folder / CONFIG_FILE).is_file():
-            quantise_encoder(source, folder)
+            quantise_encoder(source, folder, MIXED)
     return folder
 
 

@@ -46,6 +46,7 @@ Progress = Callable[[int], None]
 READY_SECONDS: Final = 60.0
 # Every third setting of the evaluation's grid.
 THIN: Final = 3
+PATIENCE_SECONDS: Final = 3600.0
 GAMMAS: Final = (0.1, 0.25, 0.5, 1.0, 2.0)
 SHARES: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -188,7 +189,7 @@ class LiveRun:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             messages = [{"role": "user", "content": queries[i % len(queries)]}]
             body = {"model": "mixllm", "messages": messages, "mixllm": options}
-            async with session.post(url, json=body) as response:
+            async with session.post(url, json=body, timeout=patience) as response:
                 answer = await response.json()
                 if response.status != 200:
                     raise StoreError(f"the service answered {response.status}: {answer}")
@@ -196,6 +197,7 @@ class LiveRun:
             picks[i] = index[answer["mixllm"]["llm"]]
             progress(1)
 
+        patience = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
         connector = aiohttp.TCPConnector(limit=0)
         async with (
             aiohttp.ClientSession(connector=connector) as session,
@@ -231,7 +233,9 @@ def scale_release(
             "gamma": manifest.defaults.gamma * speed,
         }
     )
-    catalog = with_upstreams(catalog, address, concurrency=concurrency, retries=0)
+    # Whoever waits is answered in the end: late, as in the simulation, not refused.
+    patience = {"first_token_timeout": PATIENCE_SECONDS, "total_timeout": PATIENCE_SECONDS}
+    catalog = with_upstreams(catalog, address, concurrency=concurrency, retries=0, **patience)
     manifest.model_copy(update={"catalog": catalog, "defaults": defaults}).write(copy)
     (registry / "current-release").write_text("1")
 

@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=20 * 2**20, ge=1024, description="Largest request body that is read."
     )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="Service processes; each knows only its own requests in flight.",
+    )
     log_format: Literal["json", "text"] = Field(
         default="json", description="Form of the service's log lines."
     )

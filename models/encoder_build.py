@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.digest import digest_json
-from models.encoder import BATCH_SIZE, CARD_FILE, CONFIG_FILE, INT8, REPORT_FILE
+from models.encoder import BATCH_SIZE, CARD_FILE, CONFIG_FILE, INT8, MIXED, REPORT_FILE
 from models.encoder_card import model_card
 from models.encoder_export import export_encoder, quantise_encoder, replace_folder, resolved_model
 from models.encoder_gate import choose_graph, router_of
@@ -25,13 +25,17 @@ from models.tuning_settings import TuningSettings
 
 # Training queries that the exported graphs are compared on.
 PROBES: Final = 256
+# What is tried beside float32.
+PRECISIONS: Final = (MIXED, INT8)
 
 
 def encoder_identity(data: TuningData, settings: TuningSettings, tune: bool) -> str:
     """What an encoder depends on; the same identity is the same encoder."""
     # Untuned, only what it reads and the queries of the gate matter.
     depends = settings.model_dump() if tune else [settings.base_model, MAX_TOKENS]
-    return digest_json(["tuned" if tune else "frozen", depends, data.digest, versions()])
+    return digest_json(
+        ["tuned" if tune else "frozen", depends, data.digest, PRECISIONS, versions()]
+    )
 
 
 def build_encoder(
@@ -83,7 +87,9 @@ def _gated(full: Path, encoder: TunableEncoder, data: TuningData, report: dict[s
     probes = [data.queries[i] for i in rows]
     reference = encoder.embed(probes, BATCH_SIZE)
     choose = router_of(reference, data.quality[rows], data.cost[rows])
-    graphs = {"float32": full, INT8: quantise_encoder(full, full.with_name(INT8))}
+    graphs = {"float32": full}
+    for precision in PRECISIONS:
+        graphs[precision] = quantise_encoder(full, full.with_name(precision), precision)
     chosen, figures = choose_graph(graphs, probes, reference, choose)
     made = graphs[chosen]
     report |= {"chosen": chosen, "graphs": [asdict(found) for found in figures]}

@@ -68,7 +68,8 @@ def cells_of(row: dict[str, Any]) -> str:
 
 
 def plot_traffic(found: dict[str, Any], path: Path) -> None:
-    """Worth and share of late answers over cost, a line each β; live runs as points."""
+    """Worth and share of late answers over cost, a line each β; live runs as crosses, the same
+    queries simulated as circles."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,9 +89,11 @@ def plot_traffic(found: dict[str, Any], path: Path) -> None:
     betas = [row["beta"] for row in found["simulated"]]
     for row in found.get("live") or []:
         colour = f"C{betas.index(row['beta'])}"
-        x = 1000 * row["live"]["cost_usd"]
-        worth.plot(x, row["live"]["worth"], "x", color=colour, markersize=8)
-        late.plot(x, 100 * row["live"]["late"], "x", color=colour, markersize=8)
+        for run, mark in (("simulated", "o"), ("live", "x")):
+            x = 1000 * row[run]["cost_usd"]
+            marked = {"color": colour, "markersize": 8, "markerfacecolor": "none"}
+            worth.plot(x, row[run]["worth"], mark, **marked)
+            late.plot(x, 100 * row[run]["late"], mark, **marked)
     names = sorted({n for row in found["simulated"] for n in row["curve"][-1]["shares"]})
     left = np.zeros(len(betas))
     for number, name in enumerate(names):
@@ -112,8 +115,11 @@ def plot_traffic(found: dict[str, Any], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_xlabel("mean cost, USD per 1,000 queries")
         axes.set_ylabel(name)
-        axes.legend(fontsize=7)
         axes.grid(alpha=0.25)
-    live = "; crosses: live over HTTP" if found.get("live") else ""
+    worth.legend(fontsize=7)
+    live = ""
+    if found.get("live"):
+        count = found["setting"]["live"]
+        live = f"; crosses: the first {count} live over HTTP, circles: the same simulated"
     figure.suptitle(f"{found['set']}: {found['setting']['rate']:g} queries a second{live}")
     figure.savefig(path, dpi=150)

@@ -40,7 +40,7 @@ def get_state() -> ServiceState:
 
 @bentoml.service(
     name="mixllm",
-    workers=1,
+    workers=settings.workers,
     http={"host": settings.host, "port": settings.port},
     traffic={"timeout": NoTimeout(1)},
     logging={"access": {"enabled": False}},

@@ -11,7 +11,10 @@ from uuid import UUID
 import httpx
 import openai
 import pytest
+import schemathesis
 from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from schemathesis import checks
 from sqlalchemy import text
 
 from fleets import RecordingFleet
@@ -474,6 +477,23 @@ def test_metrics_tell_what_happened(running: Running) -> None:
         "refused_total", "unwritten_decisions",
     ):  # fmt: skip
         assert f"mixllm_{name}" in metrics, name
+
+
+def test_no_request_makes_it_fail(running: Running) -> None:
+    described = schemathesis.openapi.from_url(f"{running.http.base_url}/v1/openapi.json")
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) >= 7
+    wanted = [checks.not_a_server_error, checks.content_type_conformance]
+    wanted += [checks.status_code_conformance, checks.response_schema_conformance]
+    for operation in operations:
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=20, deadline=None, derandomize=True, database=None,
+                  suppress_health_check=list(HealthCheck))  # fmt: skip
+        def fuzz(case: Any) -> None:
+            case.call_and_validate(checks=wanted)
+
+        fuzz()
 
 
 def test_keys_are_asked_for_once_there_are_any(running: Running, simulated: EvaluationSet) -> None:
