@@ -17,8 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -27,13 +26,15 @@ import httpx
 import numpy as np
 
 from benchmarks.serving import queries, wait_ready, worker_memory
+from infra.fleet import with_upstreams
 from infra.settings import Settings, read_settings
 from infra.stack import Part, Stack, free_loopback_port, python_module, service_part
 from models.encoder import CONFIG_FILE, OnnxEncoder
+from models.simulated import simulated_evaluation_set
 
 SCRIPT: Final = Path(__file__).parent / "load.lua"
 CLIENTS: Final = (1, 16, 64)
-SECONDS: Final = 8
+SECONDS: Final = 5
 ROUNDS: Final = 3
 # What the service is started with.
 VARIANTS: Final[dict[str, dict[str, str]]] = {
@@ -71,11 +72,19 @@ def rounds(url: str, bodies: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def stack(home: Path, environment: dict[str, str]) -> Iterator[tuple[Settings, str]]:
-    """The service in front of an instant fleet; (its settings, the fleet's address)."""
+def stack(
+    home: Path,
+    environment: dict[str, str],
+    pace: Sequence[str] = ("--instant", "--concurrency", "1000"),
+    limits: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Settings, str]]:
+    """The service in front of a fleet; (its settings, the fleet's address). limits: of each
+    ``Upstream``."""
     port = free_loopback_port()
     catalog = home / "load-catalog.yaml"
-    arguments = ["fleet", "--instant", "--port", str(port), "--concurrency", "1000"]
+    entries = simulated_evaluation_set(200).catalog
+    address = f"http://127.0.0.1:{port}"
+    catalog.write_text(with_upstreams(entries, address, **(limits or {})).dump_yaml())
     settings = read_settings().model_copy(update={"home": home, "port": free_loopback_port()})
 
     def parts(settings: Settings, database: str) -> list[Part]:
@@ -86,8 +95,7 @@ def stack(home: Path, environment: dict[str, str]) -> Iterator[tuple[Settings, s
             "MIXLLM_CATALOG": str(catalog),
             **environment,
         }
-        fleet = python_module("mixllm", *arguments, "--write-catalog", str(catalog))
-        address = f"http://127.0.0.1:{port}"
+        fleet = python_module("mixllm", "fleet", "--port", str(port), *pace)
         return [
             Part("fleet", fleet, f"{address}/v1", f"{address}/fleet"),
             service_part(settings, shared),
@@ -97,9 +105,7 @@ def stack(home: Path, environment: dict[str, str]) -> Iterator[tuple[Settings, s
     try:
         running.start(parts)
         wait_ready(settings)
-        while len(httpx.get(f"{settings.service_url}/v1/models").json()["data"]) < 2:
-            time.sleep(0.2)  # the catalog was written after the service had looked for it
-        yield settings, f"http://127.0.0.1:{port}"
+        yield settings, address
     finally:
         running.stop()
 

@@ -20,16 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import numpy as np
 import psutil
 import uvloop
 
 from infra.settings import Settings, read_settings
-from infra.stack import Part, Stack, service_part
+from infra.stack import Part, Stack, answers, service_part
 from models.encoder import OnnxEncoder
 
 CLIENTS: Final = (1, 16)
+READY_SECONDS: Final = 60.0
 ROUNDS: Final = 3
 SECONDS: Final = 8.0
 TOKENS: Final = 64
@@ -93,12 +93,10 @@ def service_alone(settings: Settings, database: str) -> list[Part]:
 
 
 def wait_ready(settings: Settings) -> None:
-    while True:
-        try:
-            if httpx.get(f"{settings.service_url}/readyz").is_success:
-                return
-        except httpx.HTTPError:
-            pass
+    deadline = time.monotonic() + READY_SECONDS
+    while not answers(f"{settings.service_url}/readyz"):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not ready; see {settings.home / 'logs' / 'service.log'}")
         time.sleep(0.05)
 
 

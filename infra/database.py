@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,12 @@ def embedded_postgres(home: Path) -> Any:
 
     folder = home / "postgres"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    server = get_server(folder)
+    try:
+        server = get_server(folder)
+    except subprocess.CalledProcessError as error:
+        raise StoreError(
+            f"the embedded Postgres does not start; {folder / 'log'} says why"
+        ) from error
     if not is_running(server):  # it was killed since this process joined it
         server.ensure_postgres_running()
     forget_the_dead(server)

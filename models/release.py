@@ -33,8 +33,9 @@ from models.waiting import Delays
 
 PROBES: Final = 16
 PROBE_FILES: Final = ("probes.json", "probes.safetensors")
-# A loaded release must embed its probes this alike, and choose alike on this share of them.
-PROBE_COSINE: Final = 0.999
+# A loaded release must embed its probes this alike, and choose alike on this share of them. Another
+# kernel rounds otherwise, which int8 makes visible (0.998 seen); another encoder is far below.
+PROBE_COSINE: Final = 0.99
 PROBE_AGREEMENT: Final = 0.95
 MAX_QUERY_CHARACTERS: Final = 1_000_000
 
