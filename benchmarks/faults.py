@@ -38,7 +38,7 @@ MIXED: Final = {
     "garbage": 0.03,
 }
 EXPLAINED: Final = {"RateLimitError 429", "InternalServerError 502", "InternalServerError 504"}
-CLIENTS: Final = 12
+CLIENTS: Final = 4
 ALONE: Final = 12
 # Hangs are waited for so long.
 LIMITS: Final = {"first_token_timeout": 2.0, "total_timeout": 10.0}

@@ -39,7 +39,6 @@ ROUNDS: Final = 3
 # What the service is started with.
 VARIANTS: Final[dict[str, dict[str, str]]] = {
     "default": {},
-    "2 encoder threads": {"MIXLLM_ENCODER_THREADS": "2"},
     "2 workers": {"MIXLLM_WORKERS": "2"},
 }
 

@@ -87,6 +87,7 @@ def connect(address: str) -> Engine:
         normal_url(address),
         pool_pre_ping=True,
         pool_size=4,
+        executemany_mode="values_plus_batch",  # many rows, one round trip
         connect_args={"connect_timeout": CONNECT_SECONDS},
     )
 

@@ -10,7 +10,9 @@ shows in its first tokens. What was learned fades, so that a candidate that was 
 from __future__ import annotations
 
 import heapq
+import math
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -71,6 +73,9 @@ class CandidateQueue:
 
     concurrency: int | None = None
     requests: dict[str, Request] = field(default_factory=dict)
+    queued: deque[str] = field(default_factory=deque)
+    # No unwatched request is over before this time.
+    next_over: float = math.inf
     measured: Fading = field(default_factory=lambda: Fading(HALF_LIFE_SECONDS))
     predicted: Fading = field(default_factory=lambda: Fading(HALF_LIFE_SECONDS))
     count: Fading = field(default_factory=lambda: Fading(HALF_LIFE_SECONDS))
@@ -78,7 +83,10 @@ class CandidateQueue:
     waits: Fading = field(default_factory=lambda: Fading(WAITING_HALF_LIFE_SECONDS))
 
     def arrive(self, identity: str, request: Request, now: float) -> None:
+        if not request.watched and self.concurrency is None:
+            return  # nobody waits for it, and nothing will be learned from it
         self.requests[identity] = request
+        self.queued.append(identity)
         self._start_next(now)
 
     def first_token(self, identity: str, now: float) -> None:
@@ -90,7 +98,11 @@ class CandidateQueue:
     def finish(self, identity: str, now: float, learn: bool = True) -> None:
         """It was answered, or given up; learn: whether its time says something of the endpoint."""
         request = self.requests.pop(identity, None)
-        if request is not None and request.started is not None and learn:
+        if request is None:
+            return
+        if request.started is None:
+            self.queued.remove(identity)
+        elif learn:
             self._learn_service(request, now - request.started, now)
         self._start_next(now)
 
@@ -147,25 +159,29 @@ class CandidateQueue:
         return free[0]
 
     def _forget_unwatched(self, now: float) -> None:
-        slowness = self.slowness(now)
-        over = [
-            identity
+        if now <= self.next_over:
+            return
+        slowness, self.next_over = self.slowness(now), math.inf
+        ends = {
+            identity: request.started + slowness * request.predicted
             for identity, request in self.requests.items()
-            if not request.watched
-            and request.started is not None
-            and now - request.started > slowness * request.predicted
-        ]
-        for identity in over:
-            self.finish(identity, now, learn=False)
+            if not request.watched and request.started is not None
+        }
+        for identity, end in ends.items():
+            if end < now:
+                self.finish(identity, now, learn=False)
+            else:
+                self.next_over = min(self.next_over, end)
 
     def _start_next(self, now: float) -> None:
-        busy = sum(request.started is not None for request in self.requests.values())
-        for request in self.requests.values():
-            if self.concurrency is not None and busy >= self.concurrency:
-                return
-            if request.started is None:
-                request.started = now
-                busy += 1
+        busy = len(self.requests) - len(self.queued)
+        while self.queued and (self.concurrency is None or busy < self.concurrency):
+            request = self.requests[self.queued.popleft()]
+            request.started = now
+            busy += 1
+            if not request.watched:
+                end = now + self.slowness(now) * request.predicted
+                self.next_over = min(self.next_over, end)
 
 
 class WaitingTracker:

@@ -100,7 +100,6 @@ class ServiceState:
             except Exception as error:  # the embedded server did not start, say: rows wait
                 raise SQLAlchemyError(str(error)) from error
             insert(engine, rows)
-            metrics.waiting.set(max(0, self.unwritten - len(rows)))
 
         return Journal(self.settings.home / name, write, self.settings.flush_seconds)
 
@@ -109,7 +108,6 @@ class ServiceState:
             journal.append(row)
         except OSError as error:  # a full disk is not the caller's outage
             log.error("a row could not be kept: %s", error)
-        metrics.waiting.set(self.unwritten)
 
     def _keep_decision(self, row: dict[str, Any]) -> None:
         self._append(self.decisions, row)
@@ -168,8 +166,9 @@ class ServiceState:
         return {**{k: v for k, v in row.items() if k not in hidden}, "answer": answer}
 
     def _show_queues(self) -> None:
-        """Keep the gauges of waiting and of breakers up to date."""
+        """Keep the gauges up to date; not on the request's path, where each costs its share."""
         while not self._stop.wait(GAUGE_SECONDS):
+            metrics.waiting.set(self.unwritten)
             now, endpoints = time.monotonic(), self.gateway.endpoints
             waiting = self.tracker.delays(list(endpoints), now).waiting.tolist()
             for (name, endpoint), seconds in zip(endpoints.items(), waiting, strict=True):
