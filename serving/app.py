@@ -173,6 +173,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
             "disabled": sorted(state.champion.disabled),
             "upstreams": sorted(state.champion.upstreams),
             "last_error": state.champion.last_error,
+            "catalog_error": state.champion.catalog_error,
             "unwritten_decisions": state.decisions.waiting,
             "unwritten_answers": state.answers.waiting,
             "database_error": state.database_error,

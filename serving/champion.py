@@ -50,6 +50,7 @@ class Champion:
         self.disabled: frozenset[str] = frozenset()
         # The catalog of this machine, whose upstreams come before the release's.
         self.spare_catalog: Catalog | None = None
+        self.catalog_error: str | None = None
         self.upstreams: Mapping[str, Upstream] = {}
         self._home = settings.home / "registry"
         self._failed: dict[str, float] = {}
@@ -133,9 +134,11 @@ class Champion:
         if self.settings.catalog is None:
             return
         try:
-            self.spare_catalog = read_catalog(self.settings.catalog)
+            self.spare_catalog, self.catalog_error = read_catalog(self.settings.catalog), None
         except MixLLMError as error:
-            self._note(str(error))
+            if str(error) != self.catalog_error:
+                log.error("%s", error)
+            self.catalog_error = str(error)
         self._join_upstreams()
 
     def _join_upstreams(self) -> None:

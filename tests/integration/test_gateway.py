@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 import schemathesis
+import yaml
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from schemathesis import checks
@@ -420,6 +421,29 @@ def test_more_than_a_candidate_takes_at_once_waits_and_drives_others_away(runnin
     running.settle()
     later = running.http.post("/v1/route", json=body).json()["explanation"]["scores"][0]
     assert explained["predicted_seconds"] > later["predicted_seconds"]
+
+
+def test_the_catalog_is_read_again_and_its_rates_are_kept(running: Running) -> None:
+    running.settle()
+    path = running.home / "catalog.yaml"
+    before = path.read_text()
+    data = yaml.safe_load(before)
+    nano = next(entry for entry in data["llms"] if entry["name"] == "sim-nano")
+    nano["upstream"]["requests_per_minute"] = 2
+    path.write_text(yaml.safe_dump(data))
+    try:
+        wait_for(lambda: running.chat(model="sim-nano").status_code == 429, 20)
+        refused = running.chat(model="sim-nano").json()["error"]
+        assert "has had its requests of this minute" in refused["message"]
+        cheap = running.chat(mixllm={"willingness_to_pay": 1e-9}).json()["mixllm"]
+        assert cheap["llm"] != "sim-nano", "who has no request left is not chosen"
+        path.write_text("llms: [")
+        assert running.chat().status_code == 200
+        told = wait_for(lambda: running.http.get("/v1/release").json()["catalog_error"])
+        assert "not YAML" in told
+    finally:
+        path.write_text(before)
+    wait_for(lambda: running.chat(model="sim-nano").status_code == 200, 20)
 
 
 def test_what_clients_report_moves_the_predicted_time(running: Running) -> None:

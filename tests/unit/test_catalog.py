@@ -1,6 +1,8 @@
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from models.catalog import Catalog, parse_catalog, read_catalog
 from models.errors import CatalogError
@@ -70,3 +72,29 @@ def test_files_that_are_not_there_or_not_yaml(tmp_path: Path) -> None:
     (tmp_path / "catalog.yaml").write_text("llms: [")
     with pytest.raises(CatalogError, match="not YAML"):
         read_catalog(tmp_path / "catalog.yaml")
+
+
+def test_an_upstream_has_sound_defaults_and_is_kept() -> None:
+    llm = {**GOOD, "upstream": {"base_url": "https://host/v1", "concurrency": 4}}
+    catalog = parse_catalog({"llms": [llm]}, "catalog.yaml")
+    upstream = catalog.get("a").upstream
+    assert upstream is not None
+    assert (upstream.concurrency, upstream.retries, upstream.key_header) == (4, 1, "authorization")
+    assert parse_catalog(yaml.safe_load(catalog.dump_yaml()), "again") == catalog
+
+
+@pytest.mark.parametrize(
+    ("upstream", "told"),
+    [
+        ({"base_url": "host/v1"}, "candidate 'a': base_url"),
+        ({"base_url": "http://host", "concurency": 4}, "did you mean 'concurrency'"),
+        ({"base_url": "http://host", "concurrency": 0}, "candidate 'a': concurrency"),
+        ({"base_url": "http://host", "key_variable": "sk-123"}, "candidate 'a': key_variable"),
+        ({"base_url": "http://host", "headers": {"Host": "x"}}, "header 'Host' cannot be set"),
+        ({"base_url": "http://host", "headers": {"x": "a\nb"}}, "header 'x' cannot be set"),
+        ({}, "candidate 'a': base_url is missing"),
+    ],
+)
+def test_a_broken_upstream_is_named(upstream: dict[str, object], told: str) -> None:
+    with pytest.raises(CatalogError, match=re.escape(told)):
+        parse_catalog({"llms": [{**GOOD, "upstream": upstream}]}, "catalog.yaml")
