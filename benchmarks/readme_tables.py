@@ -115,6 +115,36 @@ def serving() -> str:
     return "\n".join([*lines, "", f"{note} queueing for the encoder."])
 
 
+def load() -> str:
+    """The service under wrk, routing alone and carrying chat completions."""
+    results: dict[str, Any] = json.loads((RESULTS / "load.json").read_text())
+    lines = [
+        "| what, clients | a second | p50 | p95 | p99 | with 2 workers: a second | p50 |",
+        "| --- " * 7 + "|",
+    ]
+    default, two = (results["variants"][name] for name in ("default", "2 workers"))
+    for what, rows in default["load"].items():
+        for clients, row in rows.items():
+            other = two["load"][what][clients]
+            cells = [f"{what}, {clients}", rate_of(row)]
+            cells += [f"{row[p]:.1f}" for p in ("p50", "p95", "p99")]
+            cells += [rate_of(other), f"{other['p50']:.1f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Milliseconds. The {results['encoder']} encoder takes {default['encode_p50']:.1f} ms of "
+            f"each decision; a chat completion costs {default['overhead']:.1f} ms beyond it and the "
+            "upstream's own time.",
+        ]
+    )
+
+
+def rate_of(row: dict[str, Any]) -> str:
+    return f"{row['per_second'][0]:.0f} to {row['per_second'][-1]:.0f}"
+
+
 def main() -> None:
     path = ROOT / "README.md"
     text = path.read_text()
@@ -122,6 +152,7 @@ def main() -> None:
         "routing": "\n\n".join(map(routing, SETS)),
         "one pass": one_pass(),
         "serving": serving(),
+        "load": load(),
     }
     for mark, table in tables.items():
         start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"

@@ -34,7 +34,7 @@ class DecisionDefaults(BaseModel):
     beta: Finite = 0.1
     gamma: Finite = 0.5
     time_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
-    time_share: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    time_share: Annotated[float, Field(gt=0, lt=1)] = 0.6
 
 
 @dataclass(frozen=True)

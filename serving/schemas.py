@@ -98,9 +98,17 @@ class ChatRequest(BaseModel):
             min_length=1,
             max_length=200,
             description='"mixllm" to route; a candidate\'s name asks that one and no other.',
+            examples=["mixllm"],
         ),
     ]
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[
+        list[ChatMessage],
+        Field(
+            min_length=1,
+            max_length=MAX_MESSAGES,
+            examples=[[{"role": "user", "content": "What is 12 * 7?"}]],
+        ),
+    ]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[dict[str, Any]] | None, Field(max_length=1000)] = None

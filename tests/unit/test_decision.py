@@ -23,7 +23,7 @@ def estimates(
 def test_the_score_is_the_formula() -> None:
     defaults = DecisionDefaults(willingness_to_pay=0.01, alpha=0.5, beta=0.2, gamma=0.3)
     terms = score(estimates(time=(1.0, 26.0, 60.0)), defaults)
-    late = 0.2 * np.exp(0.3 * (26.0 - 0.8 * 30.0))
+    late = 0.2 * np.exp(0.3 * (26.0 - 0.6 * 30.0))
     assert terms.total[0, 1] == pytest.approx(0.7 - 0.004 / 0.01 + 0.5 * 0.2 - late)
     assert terms.latency[0, 2] < terms.latency[0, 1] < terms.latency[0, 0] < 0
 
