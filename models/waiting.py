@@ -19,6 +19,8 @@ from typing import Final
 
 import numpy as np
 
+from models.catalog import Candidate
+
 # A candidate that was slow counts half as slow after this long without news.
 HALF_LIFE_SECONDS: Final = 60.0
 WAITING_HALF_LIFE_SECONDS: Final = 15.0
@@ -65,6 +67,12 @@ class Request:
     watched: bool = True
     started: float | None = None
     first_token: float | None = None
+
+    @classmethod
+    def of(cls, entry: Candidate, response_tokens: float, watched: bool = True) -> Request:
+        """A request to a candidate, with the times that its catalog entry foresees."""
+        first = entry.time_to_first_token
+        return cls(first + response_tokens / entry.tokens_per_second, first, watched)
 
 
 @dataclass

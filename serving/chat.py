@@ -91,13 +91,13 @@ async def complete(
                 stream = await unless_gone(request, state.gateway.start(job))
                 if stream is None:
                     return Response(status_code=499)
-                remember(state, job, options, chat, body)
+                remember(state, job, options, body)
                 headers = told_headers(job, final=False)
                 return EventStream(stream, headers=headers)
             whole = await unless_gone(request, state.gateway.answer(job))
             if whole is None:
                 return Response(status_code=499)
-            remember(state, job, options, chat, body)
+            remember(state, job, options, body)
         except UpstreamError as error:
             return passed_on(error, told_headers(job, final=False))
         except NobodyAnswered as error:
@@ -138,14 +138,11 @@ async def decide(
     elif running is not None:
         needed = [a for a in conversation.abilities if a in running.release.offered]
         wishes["abilities"] = tuple(dict.fromkeys((*wishes["abilities"], *needed)))
-    session = options.session
-    if session is None and (options.switching_cost or state.settings.switching_cost):
-        session = opening(body["messages"])
     ask = Ask(
         query=routable(conversation.text),
         wishes=Wishes(**wishes),
         more_tokens=conversation.more_tokens,
-        session=session,
+        session=session_of(state, options, body),
         key_id=key_id,
         closed=frozenset(known - with_upstream),
         unavailable=state.gateway.unavailable(),
@@ -208,22 +205,22 @@ def job_of(
     )
 
 
-def remember(
-    state: ServiceState, job: Job, options: ChatOptions, chat: ChatRequest, body: dict[str, Any]
-) -> None:
+def session_of(state: ServiceState, options: ChatOptions, body: dict[str, Any]) -> str | None:
+    """The conversation's id: as given, or where changing the LLM costs something, its opening."""
+    if options.session is None and (options.switching_cost or state.settings.switching_cost):
+        return opening(body["messages"])
+    return options.session
+
+
+def remember(state: ServiceState, job: Job, options: ChatOptions, body: dict[str, Any]) -> None:
     """Who answered in this conversation."""
-    session = options.session
-    if session is None and (options.switching_cost or state.settings.switching_cost):
-        session = opening(body["messages"])
     assert job.llm is not None
-    state.router.sessions.note(job.key_id, session, job.llm)
+    state.router.sessions.note(job.key_id, session_of(state, options, body), job.llm)
 
 
 def told_headers(job: Job, final: bool) -> dict[str, str]:
     """What the response's headers say of its routing."""
     told = job.extension(final)
-    if job.llm is None:
-        told["llm"] = None
     names = {"llm", "decision_id", "release", "fallback", "cost_usd"}
     return {
         HEADER + name.replace("_", "-"): quote(str(value), safe=" :/;,.()=_+@")

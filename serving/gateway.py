@@ -196,7 +196,8 @@ class Gateway:
         attempt = 0
         while True:
             begun = time.monotonic()
-            self.tracker.arrive(llm, job.decision_id, self._request(job, llm), begun)
+            request = Request.of(job.entries[llm], job.response_tokens.get(llm, 0.0))
+            self.tracker.arrive(llm, job.decision_id, request, begun)
             try:
                 with telemetry.span("upstream", llm=llm, attempt=attempt) as trace:
                     reply = await endpoint.open(job.body, job.stream, trace)
@@ -220,11 +221,6 @@ class Gateway:
             job.attempts.append(told_of(llm, "answered", None, now - begun))
             job.llm = llm
             return reply
-
-    def _request(self, job: Job, llm: str) -> Request:
-        entry = job.entries[llm]
-        first = entry.time_to_first_token
-        return Request(first + job.response_tokens.get(llm, 0.0) / entry.tokens_per_second, first)
 
     async def _stream(self, job: Job, reply: Reply) -> AsyncGenerator[bytes, None]:
         """Nothing, so that it has begun; then server-sent events. What fails after the first token

@@ -15,12 +15,6 @@ from serving.schemas import Observation
 from serving.state import ServiceState
 
 
-def request_of(entry: Candidate, response_tokens: float, watched: bool = True) -> Request:
-    """A request to a candidate, with the service time that its catalog entry foresees."""
-    first = entry.time_to_first_token
-    return Request(first + response_tokens / entry.tokens_per_second, first, watched)
-
-
 def sent(state: ServiceState, routed: Routed) -> None:
     """Count the request that the client is about to make; it is over when its prediction is."""
     running = state.champion.running
@@ -29,7 +23,7 @@ def sent(state: ServiceState, routed: Routed) -> None:
     decision = routed.routing.decision
     entry = running.release.manifest.catalog.get(decision.llm)
     tokens = float(decision.estimates.response_tokens[decision.choice])
-    request = request_of(entry, tokens, watched=False)
+    request = Request.of(entry, tokens, watched=False)
     state.tracker.arrive(decision.llm, routed.decision_id, request, time.monotonic())
 
 
@@ -44,7 +38,7 @@ def observe(state: ServiceState, found: Observation, key_id: str | None) -> None
     entries = {c.name: c for c in running.release.manifest.catalog.llms} if running else {}
     entry, scores = entries.get(llm), row["scores"].get(llm)
     if entry is not None and scores is not None and not found.failed:
-        request = request_of(entry, scores["response_tokens"])
+        request = Request.of(entry, scores["response_tokens"])
         request.first_token = found.first_token_seconds
         state.tracker.observe(llm, row["id"], request, found.seconds, time.monotonic())
     state.keep_answer(

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -179,18 +180,27 @@ class ServiceState:
 
 
 class Recent:
-    """The newest rows by id; the oldest are dropped. Safe to use from several threads."""
+    """The newest rows by id; the oldest are dropped. Safe to use from several threads.
+
+    Kept as JSON: ten thousand rows of nested dictionaries are what the garbage collector would walk
+    through over and over.
+    """
 
     def __init__(self) -> None:
-        self._rows: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._rows: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
     def put(self, identity: str, row: dict[str, Any]) -> None:
+        line = orjson.dumps(row)
         with self._lock:
-            self._rows[identity] = row
+            self._rows[identity] = line
             if len(self._rows) > RECENT:
                 self._rows.popitem(last=False)
 
     def get(self, identity: str) -> dict[str, Any] | None:
         with self._lock:
-            return self._rows.get(identity)
+            line = self._rows.get(identity)
+        if line is None:
+            return None
+        row: dict[str, Any] = orjson.loads(line)
+        return row

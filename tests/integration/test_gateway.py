@@ -410,9 +410,11 @@ def test_more_than_a_candidate_takes_at_once_waits_and_drives_others_away(runnin
     threads = [threading.Thread(target=one) for _ in range(24)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: running.fleet.machines["sim-nano"].active == 8, 5)
-    time.sleep(0.2)
-    assert running.fleet.machines["sim-nano"].active == 8, "the catalog's concurrency is kept"
+    active = []
+    for _ in range(40):
+        active.append(running.fleet.machines["sim-nano"].active)
+        time.sleep(0.01)
+    assert max(active) == 8, "the catalog's concurrency is reached, and kept"
     body = {"query": QUESTION, "candidates": ["sim-nano"], "explain": True}
     explained = running.http.post("/v1/route", json=body).json()["explanation"]["scores"][0]
     for thread in threads:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 
 from models.release import Release
 from monitoring.decisions import (
+    Asked,
     count_decisions,
     decision_row,
     fallback_row,
@@ -25,7 +26,7 @@ from monitoring.journal import Journal, read_segment
 
 
 def row(number: int = 0) -> dict[str, Any]:
-    return fallback_row("a", "a test", 0.01, f"query {number}", "full", 0.001, "1")
+    return fallback_row("a", "a test", 0.01, Asked(f"query {number}", "full"), 0.001, "1")
 
 
 class Database:
@@ -111,8 +112,8 @@ time.sleep(60)
 def test_rows_of_a_killed_process_are_taken_over(database: Database, tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     (tmp_path / "tests_row.py").write_text(
-        "from monitoring.decisions import fallback_row\n"
-        "def row(i): return fallback_row('a', 'killed', 0.01, f'q{i}', 'full', 0.001, '1')\n"
+        "from monitoring.decisions import Asked, fallback_row\n"
+        "def row(i): return fallback_row('a', 'k', 0.01, Asked(f'q{i}', 'full'), 0.001, '1')\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(folder)],
@@ -172,7 +173,7 @@ def test_only_what_privacy_allows_is_stored(
 ) -> None:
     release = Release.load(release_folder)
     query = "Compute 1 + 1.\x00 \ud800"
-    made = decision_row(release.route(query), release, "3", query, privacy, 0.01)
+    made = decision_row(release.route(query), release, "3", Asked(query, privacy, "key"), 0.01)
     insert_decisions(engine, [made])
     stored = read_decision(engine, UUID(made["id"]))
     assert stored is not None
@@ -180,6 +181,7 @@ def test_only_what_privacy_allows_is_stored(
     assert (stored["query_sha256"] is not None) == hashed
     assert stored["query_characters"] == len(query)
     assert stored["release_version"] == "3"
+    assert stored["key_id"] == "key"
     assert set(stored["scores"]) == set(release.candidates)
     assert stored["scores"][stored["llm"]]["score"] == max(
         scores["score"] for scores in stored["scores"].values()
