@@ -44,13 +44,16 @@ ALONE: Final = 12
 LIMITS: Final = {"first_token_timeout": 2.0, "total_timeout": 10.0}
 
 
-async def ask(client: openai.AsyncOpenAI, number: int, stream: bool) -> str:
-    """One chat completion, as an outcome in words."""
+async def ask(
+    client: openai.AsyncOpenAI, number: int, stream: bool, options: dict[str, Any] | None = None
+) -> str:
+    """One chat completion, as an outcome in words. options: of its routing."""
     question = f"{QUESTIONS[number % len(QUESTIONS)]} ({number})"
     body: dict[str, Any] = {
         "model": "mixllm",
         "messages": [{"role": "user", "content": question}],
         "stream": stream,
+        "extra_body": {"mixllm": options or {}},
     }
     begun = False
     try:
@@ -85,25 +88,15 @@ async def alone(client: openai.AsyncOpenAI, fleet: str) -> dict[str, dict[str, i
                     await settled(client, http, fleet)
                     set_faults = await http.put(f"{fleet}/fleet/faults", json={where: {kind: 1.0}})
                     set_faults.raise_for_status()
-                    jobs = [ask_pinned(client, i, stream, where) for i in range(ALONE)]
+                    # With one LLM failing: requests that the router would send to it.
+                    options = {} if where == "*" else {"willingness_to_pay": 1e6}
+                    jobs = [ask(client, i, stream, options) for i in range(ALONE)]
                     name = "one LLM" if where != "*" else "every LLM"
                     told = f"{kind}, {name}, {'streamed' if stream else 'plain'}"
                     found[told] = dict(Counter([await job for job in jobs]))
                     print(f"{told}: {found[told]}", flush=True)
         await settled(client, http, fleet)
     return found
-
-
-async def ask_pinned(client: openai.AsyncOpenAI, number: int, stream: bool, where: str) -> str:
-    """With one LLM failing, a request that the router would send to it."""
-    if where == "*":
-        return await ask(client, number, stream)
-    options = {"willingness_to_pay": 1e6}
-    return await ask(client.with_options(default_headers=dear(options)), number, stream)
-
-
-def dear(options: dict[str, float]) -> dict[str, str]:
-    return {f"x-mixllm-{name.replace('_', '-')}": str(value) for name, value in options.items()}
 
 
 async def settled(client: openai.AsyncOpenAI, http: httpx.AsyncClient, fleet: str) -> None:

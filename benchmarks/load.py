@@ -25,10 +25,17 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from benchmarks.serving import queries, wait_ready, worker_memory
+from benchmarks.serving import queries, worker_memory
 from infra.fleet import with_upstreams
 from infra.settings import Settings, read_settings
-from infra.stack import Part, Stack, free_loopback_port, python_module, service_part
+from infra.stack import (
+    Part,
+    Stack,
+    free_loopback_port,
+    python_module,
+    service_alone,
+    wait_ready,
+)
 from models.encoder import CONFIG_FILE, OnnxEncoder
 from models.simulated import simulated_evaluation_set
 
@@ -87,17 +94,10 @@ def stack(
     settings = read_settings().model_copy(update={"home": home, "port": free_loopback_port()})
 
     def parts(settings: Settings, database: str) -> list[Part]:
-        shared = {
-            "MIXLLM_HOME": str(settings.home),
-            "MIXLLM_DATABASE_URL": database,
-            "MIXLLM_PORT": str(settings.port),
-            "MIXLLM_CATALOG": str(catalog),
-            **environment,
-        }
         fleet = python_module("mixllm", "fleet", "--port", str(port), *pace)
         return [
             Part("fleet", fleet, f"{address}/v1", f"{address}/fleet"),
-            service_part(settings, shared),
+            *service_alone(MIXLLM_CATALOG=str(catalog), **environment)(settings, database),
         ]
 
     running = Stack(settings, print)

@@ -25,11 +25,10 @@ import psutil
 import uvloop
 
 from infra.settings import Settings, read_settings
-from infra.stack import Part, Stack, answers, service_part
+from infra.stack import Stack, service_alone, wait_ready
 from models.encoder import OnnxEncoder
 
 CLIENTS: Final = (1, 16)
-READY_SECONDS: Final = 60.0
 ROUNDS: Final = 3
 SECONDS: Final = 8.0
 TOKENS: Final = 64
@@ -87,19 +86,6 @@ async def load(port: int, clients: int, bodies: Sequence[bytes]) -> tuple[np.nda
     return np.array(seen), sum(failures)
 
 
-def service_alone(settings: Settings, database: str) -> list[Part]:
-    environment = {"MIXLLM_HOME": str(settings.home), "MIXLLM_DATABASE_URL": database}
-    return [service_part(settings, environment)]
-
-
-def wait_ready(settings: Settings) -> None:
-    deadline = time.monotonic() + READY_SECONDS
-    while not answers(f"{settings.service_url}/readyz"):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not ready; see {settings.home / 'logs' / 'service.log'}")
-        time.sleep(0.05)
-
-
 def worker_memory(port: int) -> float:
     """Resident MiB of the process that listens on the port and answers."""
     found = [
@@ -119,7 +105,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     stack = Stack(settings, print)
     try:
         started = time.perf_counter()
-        stack.start(service_alone)
+        stack.start(service_alone())
         wait_ready(settings)
         ready = time.perf_counter() - started
         uvloop.run(load(settings.port, 4, bodies))  # warm

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
 from infra.settings import Settings
-from infra.stack import Part, Stack, answers, service_part
+from infra.stack import Stack, answers, service_alone
 from models.errors import StoreError
 from models.evaluation_set import EvaluationSet, write_evaluation_set
 
@@ -52,8 +52,8 @@ def run_demo(settings: Settings, queries: int, show: int, console: Console, trai
             f"fleet     {fleet.address}/v1, SIMULATED, {SPEED:g} times as fast as real LLMs"
         )
         try:
-            stack.start(service_for(catalog))
-            wait_ready(settings, result["version"])
+            stack.start(service_alone(MIXLLM_CATALOG=str(catalog)))
+            wait_release(settings, result["version"])
             answered = ask_all(settings, test)
             why = explain_some(settings, [test.queries["query"].iloc[i] for i in rows])
         finally:
@@ -63,22 +63,7 @@ def run_demo(settings: Settings, queries: int, show: int, console: Console, trai
     console.print(f"done in {time.monotonic() - started:.0f} s; the service is stopped")
 
 
-def service_for(catalog: Path) -> Callable[[Settings, str], list[Part]]:
-    """The service alone, with a catalog's upstreams."""
-
-    def parts(settings: Settings, database: str) -> list[Part]:
-        environment = {
-            "MIXLLM_HOME": str(settings.home),
-            "MIXLLM_DATABASE_URL": database,
-            "MIXLLM_CATALOG": str(catalog),
-            "BENTOML_DO_NOT_TRACK": "true",
-        }
-        return [service_part(settings, environment)]
-
-    return parts
-
-
-def wait_ready(settings: Settings, version: str) -> None:
+def wait_release(settings: Settings, version: str) -> None:
     """Until the service answers from that release."""
     deadline = time.monotonic() + READY_SECONDS
     headers = settings.key_header

@@ -22,7 +22,7 @@ import numpy as np
 from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings
-from infra.stack import Part, Stack, answers, free_loopback_port, service_part
+from infra.stack import Stack, free_loopback_port, service_alone, wait_ready
 from models.decision import DecisionDefaults
 from models.encoder import EmbeddingCache
 from models.errors import NoRelease, StoreError
@@ -43,7 +43,6 @@ from models.traffic import (
 from models.training import willingness_grid
 
 Progress = Callable[[int], None]
-READY_SECONDS: Final = 60.0
 # Every third setting of the evaluation's grid.
 THIN: Final = 3
 PATIENCE_SECONDS: Final = 3600.0
@@ -134,27 +133,15 @@ class LiveRun:
 
     def __enter__(self) -> LiveRun:
         self._fleet.__enter__()
-        self._stack.start(self._parts)
-        deadline = time.monotonic() + READY_SECONDS
-        while not answers(f"{self.settings.service_url}/readyz"):
-            if time.monotonic() > deadline:
-                raise StoreError(f"the service is not ready after {READY_SECONDS:.0f} s")
-            time.sleep(0.2)
+        # A registry with nothing in it: the release on disk answers.
+        empty = f"sqlite:///{self.home / 'mlflow.db'}"
+        self._stack.start(service_alone(MIXLLM_MLFLOW_URI=empty))
+        wait_ready(self.settings)
         return self
 
     def __exit__(self, *_: Any) -> None:
         self._stack.stop()
         self._fleet.__exit__()
-
-    def _parts(self, settings: Settings, database: str) -> list[Part]:
-        environment = {
-            "MIXLLM_HOME": str(self.home),
-            "MIXLLM_DATABASE_URL": database,
-            "MIXLLM_PORT": str(settings.port),
-            # A registry with nothing in it: the release on disk answers.
-            "MIXLLM_MLFLOW_URI": f"sqlite:///{self.home / 'mlflow.db'}",
-        }
-        return [service_part(settings, environment)]
 
     def send(
         self,

@@ -253,6 +253,31 @@ def free_port(part: Part) -> None:
             ) from error
 
 
+def service_alone(**environment: str) -> Callable[[Settings, str], list[Part]]:
+    """What starts the service without the rest of the stack. environment: more of its variables."""
+
+    def parts(settings: Settings, database: str) -> list[Part]:
+        own = {
+            "MIXLLM_HOME": str(settings.home),
+            "MIXLLM_DATABASE_URL": database,
+            "MIXLLM_PORT": str(settings.port),
+            "BENTOML_DO_NOT_TRACK": "true",
+        }
+        return [service_part(settings, {**own, **environment})]
+
+    return parts
+
+
+def wait_ready(settings: Settings) -> None:
+    """Until the service answers from a release. Raises StoreError."""
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(f"{settings.service_url}/readyz"):
+        if time.monotonic() > deadline:
+            log = settings.home / "logs" / "service.log"
+            raise StoreError(f"the service is not ready after {START_SECONDS:.0f} s; see {log}")
+        time.sleep(0.05)
+
+
 def free_loopback_port() -> int:
     """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:

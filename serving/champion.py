@@ -54,6 +54,7 @@ class Champion:
         self.upstreams: Mapping[str, Upstream] = {}
         self._home = settings.home / "registry"
         self._failed: dict[str, float] = {}
+        self._catalog_written = 0
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
@@ -130,14 +131,18 @@ class Champion:
         log.info("release %s answers (from %s)", version, source)
 
     def _read_catalog(self) -> None:
-        """Read the machine's catalog again; one that is broken now leaves what was read before."""
-        if self.settings.catalog is None:
+        """Read the machine's catalog where it has changed; a broken one leaves what was read before."""
+        path = self.settings.catalog
+        if path is None:
             return
+        written = path.stat().st_mtime_ns if path.is_file() else -1
+        if written == self._catalog_written:
+            return
+        self._catalog_written = written
         try:
-            self.spare_catalog, self.catalog_error = read_catalog(self.settings.catalog), None
+            self.spare_catalog, self.catalog_error = read_catalog(path), None
         except MixLLMError as error:
-            if str(error) != self.catalog_error:
-                log.error("%s", error)
+            log.error("%s", error)
             self.catalog_error = str(error)
         self._join_upstreams()
 

@@ -17,10 +17,12 @@ from starlette.types import Receive, Scope, Send
 
 from models.conversation import opening, read_conversation
 from models.decision import Wishes
+from models.digest import digest_text
 from models.errors import DecisionError, nearest
 from serving import metrics, telemetry
 from serving.endpoint import UpstreamError
-from serving.gateway import Job, NobodyAnswered
+from serving.gateway import NobodyAnswered
+from serving.job import Job
 from serving.problems import problem
 from serving.routing import Ask, Routed, routable
 from serving.schemas import ChatOptions, ChatRequest
@@ -29,7 +31,9 @@ from serving.state import ServiceState
 ROUTED: Final = "mixllm"
 HEADER: Final = "x-mixllm-"
 HEADER_OPTIONS: Final = ("session", "candidates", "abilities", "fallback")
-NUMBERS: Final = ("willingness-to-pay", "min-quality", "max-cost", "beta", "time-limit")
+NUMBERS: Final = (
+    "willingness-to-pay", "min-quality", "max-cost", "beta", "time-limit", "switching-cost",
+)  # fmt: skip
 STATUS_OF: Final = {"timeout": 504, "rate_limited": 429, "busy": 429}
 T = TypeVar("T")
 
@@ -46,7 +50,7 @@ async def read_body(request: Request) -> dict[str, Any]:
 def read_options(chat: ChatRequest, headers: Mapping[str, str]) -> ChatOptions:
     """The routing options: the field ``mixllm``, over what headers say. Raises HTTPException."""
     found: dict[str, Any] = {}
-    for name in (*HEADER_OPTIONS, *NUMBERS, "switching-cost"):
+    for name in (*HEADER_OPTIONS, *NUMBERS):
         value = headers.get(HEADER + name)
         if value is None:
             continue
@@ -208,7 +212,7 @@ def job_of(
 def session_of(state: ServiceState, options: ChatOptions, body: dict[str, Any]) -> str | None:
     """The conversation's id: as given, or where changing the LLM costs something, its opening."""
     if options.session is None and (options.switching_cost or state.settings.switching_cost):
-        return opening(body["messages"])
+        return digest_text(opening(body["messages"]))
     return options.session
 
 

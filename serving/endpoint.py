@@ -17,6 +17,7 @@ from limits.strategies import MovingWindowRateLimiter
 
 from models.catalog import Upstream
 from serving.breaker import Breaker
+from serving.job import Body
 
 MAX_ANSWER_BYTES: Final = 64 * 2**20
 MAX_EVENT_BYTES: Final = 2**20
@@ -25,7 +26,6 @@ MAX_BACKOFF_SECONDS: Final = 8.0
 # Longer than this nobody waits for a candidate that names a time; another one is asked.
 MAX_RETRY_AFTER_SECONDS: Final = 5.0
 DONE: Final = b"[DONE]"
-Body = dict[str, Any]
 
 
 class UpstreamError(Exception):
@@ -128,12 +128,9 @@ class Endpoint:
                     "include_usage": True,
                 }
             await self._begin(reply, sent, stream, headers)
-        except UpstreamError as error:
-            self._count(error)
-            reply.close()
-            raise
-        except BaseException:
-            self.breaker.leave()
+        except BaseException as error:
+            if isinstance(error, UpstreamError):
+                self._count(error)
             reply.close()
             raise
         return reply
@@ -142,7 +139,8 @@ class Endpoint:
         if self._gate is None:
             return
         try:
-            await asyncio.wait_for(self._gate.acquire(), self.spec.first_token_timeout)
+            async with asyncio.timeout(self.spec.first_token_timeout):
+                await self._gate.acquire()
         except TimeoutError as error:
             raise UpstreamError("busy", f"{self.name} has a queue that did not move") from error
 
@@ -177,9 +175,7 @@ class Endpoint:
         now = time.monotonic()
         if error.kind == "rate_limited":
             self.breaker.pause(1.0 if error.retry_after is None else error.retry_after, now)
-        elif error.kind in ("invalid", "busy"):
-            self.breaker.leave()
-        else:
+        elif error.kind != "invalid":
             self.breaker.fail(now)
 
 
@@ -206,14 +202,9 @@ class Reply:
 
     async def read_whole(self) -> None:
         """A plain answer. Raises UpstreamError where it is none."""
-        raw = await self._content().read(MAX_ANSWER_BYTES)
-        chunks = [raw]
-        while raw := await self._content().read(MAX_ANSWER_BYTES):
-            chunks.append(raw)
-            if sum(map(len, chunks)) > MAX_ANSWER_BYTES:
-                raise self._garbage("its answer is too long")
+        raw = await read_up_to(self._content(), MAX_ANSWER_BYTES)
         try:
-            whole = orjson.loads(b"".join(chunks))
+            whole = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise self._garbage("its answer is not JSON") from error
         if not isinstance(whole, dict) or not isinstance(whole.get("choices"), list):
@@ -311,10 +302,20 @@ def is_last(parsed: Body) -> bool:
     return any(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices)
 
 
+async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """All there is; cut off, and so no JSON any more, where it passes the limit (bytes)."""
+    raw = bytearray()
+    async for part in content.iter_any():
+        raw += part
+        if len(raw) > limit:
+            break
+    return bytes(raw[:limit])
+
+
 async def refusal(name: str, response: aiohttp.ClientResponse) -> UpstreamError:
     """What a response other than 200 means."""
     status = response.status
-    raw = await response.content.read(MAX_EVENT_BYTES)
+    raw = await read_up_to(response.content, MAX_EVENT_BYTES)
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:

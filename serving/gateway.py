@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -14,98 +12,25 @@ import orjson
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from models.catalog import Candidate, Upstream
+from models.catalog import Upstream
 from models.waiting import Request, WaitingTracker
 from serving import metrics, telemetry
-from serving.endpoint import DONE, Body, Endpoint, Reply, UpstreamError, backoff, is_last
-
-log = logging.getLogger("mixllm.gateway")
+from serving.endpoint import DONE, Endpoint, Reply, UpstreamError, backoff, is_last
+from serving.job import Body, Job
 
 # The choice and so many others are asked before a request is given up.
 OTHERS: Final = 3
-CHARACTERS_PER_TOKEN: Final = 4
 # Idle connections an upstream's server may have closed meanwhile.
 KEEP_ALIVE_SECONDS: Final = 30.0
 
 
 class NobodyAnswered(Exception):
-    """Every candidate that was asked failed. attempts: each with its error."""
+    """Every candidate that was asked failed. last: the last one's error."""
 
     def __init__(self, attempts: list[dict[str, Any]], last: UpstreamError) -> None:
         tried = "; ".join(str(attempt["error"]) for attempt in attempts)
         super().__init__(f"no LLM answered: {tried}")
-        self.attempts, self.last = attempts, last
-
-
-@dataclass
-class Job:
-    """One chat completion to carry out, and what became of it.
-
-    ranking: candidates to ask, best first; more than one unless the client pinned one. predicted:
-    what was predicted of each candidate's response tokens. told: what the response says of its
-    routing. prompt_tokens: estimated, where no usage comes back.
-    """
-
-    decision_id: str
-    ranking: Sequence[str]
-    body: Body
-    stream: bool
-    entries: Mapping[str, Candidate]
-    response_tokens: Mapping[str, float]
-    prompt_tokens: float
-    told: dict[str, Any]
-    key_id: str | None = None
-    started: float = field(default_factory=time.monotonic)
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    llm: str | None = None
-    first_token: float | None = None
-    usage: Body | None = None
-    characters: int = 0
-
-    @property
-    def wants_usage(self) -> bool:
-        options = self.body.get("stream_options")
-        return isinstance(options, dict) and options.get("include_usage") is True
-
-    def read(self, parsed: Body) -> None:
-        """Take the usage, or the length, from an answer or an event of it."""
-        if isinstance(parsed.get("usage"), dict):
-            self.usage = parsed["usage"]
-        for choice in parsed["choices"]:
-            said = (
-                choice.get("delta") or choice.get("message") if isinstance(choice, dict) else None
-            )
-            if isinstance(said, dict):
-                self.characters += len(said.get("content") or "")
-                if said.get("tool_calls"):
-                    self.characters += len(str(said["tool_calls"]))
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Prompt and response tokens: as reported, else estimated."""
-        usage = self.usage or {}
-        prompt, response = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt, int) and isinstance(response, int) and min(prompt, response) >= 0:
-            return prompt, response
-        return round(self.prompt_tokens), -(-self.characters // CHARACTERS_PER_TOKEN)
-
-    @property
-    def cost(self) -> float | None:
-        """USD; None where nobody answered."""
-        if self.llm is None:
-            return None
-        entry, (prompt, response) = self.entries[self.llm], self.tokens
-        return round((entry.input_price * prompt + entry.output_price * response) / 1e6, 12)
-
-    def extension(self, final: bool) -> Body:
-        """The response's ``mixllm`` field. final: all is known of the answer, its cost included."""
-        told = {**self.told, "llm": self.llm}
-        if self.llm is not None and self.llm != self.ranking[0]:
-            told["fallback"] = f"{self.ranking[0]} failed"
-        if final:
-            reported = self.usage is not None
-            told |= {"cost_usd": self.cost, "usage": "reported" if reported else "estimated"}
-        return told
+        self.last = last
 
 
 class Gateway:

@@ -26,7 +26,8 @@ from monitoring.journal import Journal
 from monitoring.schema import migrate
 from serving import metrics
 from serving.champion import Champion
-from serving.gateway import Gateway, Job
+from serving.gateway import Gateway
+from serving.job import Job
 from serving.keys import KeyRing
 from serving.routing import Router
 

@@ -54,12 +54,11 @@ def span(
     tracer = _provider.get_tracer("mixllm")
     token = context.attach(parent) if parent is not None else None
     try:
-        with tracer.start_as_current_span(name) as current:
+        with tracer.start_as_current_span(name):
             annotate(**attributes)
             carrier: dict[str, str] = {}
             propagate.inject(carrier)
             yield carrier
-            del current
     finally:
         if token is not None:
             context.detach(token)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,13 +11,9 @@ from typing import Any
 
 import httpx
 
+from infra.stack import free_loopback_port as free_port
+
 GUARD = Path(__file__).parents[1] / "integration" / "import_guard"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
