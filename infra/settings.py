@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import SettingsError, nearest
+from models.exploration import Exploration
 
 PREFIX = "MIXLLM_"
 
@@ -44,6 +45,20 @@ class Settings(BaseSettings):
     )
     poll_seconds: float = Field(
         default=5.0, gt=0, description="How often the service looks for a new champion."
+    )
+    policy_seconds: float = Field(
+        default=10.0, gt=0, description="How often the service looks for a new policy state."
+    )
+    feedback_days: float = Field(
+        default=30.0, gt=0, description="How long after its decision feedback is taken."
+    )
+    exploration: Exploration | None = Field(
+        default=None, description="How choices are drawn unless a key or a request says otherwise."
+    )
+    exploration_usd_per_day: float | None = Field(
+        default=None,
+        ge=0,
+        description="What a process may spend a day, by prediction, beyond the best choices.",
     )
     flush_seconds: float = Field(
         default=0.5, gt=0, description="How often decisions are written to Postgres."

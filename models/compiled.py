@@ -88,7 +88,18 @@ class CompiledPredictors:
             cost=np.maximum(cost, 0.0),
             time=time,
             uncertainty=self._uncertainty(inputs),
+            feedback=np.zeros(tokens.shape),
         )
+
+    def uncertainty_parts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where uncertainty looks: (g, d, k); which of these is each candidate's: (L,); and every
+        candidate's own A_l⁻¹: (L, k + 1, k + 1)."""
+        sees = np.empty(len(self.candidates), dtype=np.int64)
+        inverses = np.empty((len(sees), *self._sights[0].inverses.shape[1:]), dtype=np.float32)
+        for number, sight in enumerate(self._sights):
+            sees[sight.columns] = number
+            inverses[sight.columns] = sight.inverses[sight.shared]
+        return np.stack([sight.directions for sight in self._sights]), sees, inverses
 
     def _uncertainty(self, inputs: QueryInputs) -> np.ndarray:
         out = np.empty((len(inputs), len(self.candidates)), dtype=np.float32)

@@ -1,6 +1,6 @@
 """The decision: from every candidate's estimates to one choice, its propensity and its reasons.
 
-score_l = quality_l − cost_l / λ + α · sqrt(eᵀ A_l⁻¹ e) − β · exp(γ · (time_l − ξ·τ))
+score_l = quality_l − cost_l / λ + α · sqrt(eᵀ A_l⁻¹ e) − β · exp(γ · (time_l − ξ·τ)) + κ_l · f_l(e)
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.errors import DecisionError
+from models.exploration import Exploration, draw, probabilities
 
 # exp() beyond this only says "far too late".
 MAX_EXPONENT: Final = 20.0
@@ -41,7 +42,8 @@ class DecisionDefaults(BaseModel):
 class Estimates:
     """What is predicted of every query and candidate; each (n, L) float64.
 
-    quality in [0, 1]; cost in USD; time in seconds; uncertainty = sqrt(eᵀ A_l⁻¹ e).
+    quality in [0, 1]; cost in USD; time in seconds; uncertainty = sqrt(eᵀ A_l⁻¹ e); feedback =
+    κ_l · f_l(e), what votes add (``models.feedback_network``), 0 without a policy state.
     """
 
     quality: np.ndarray
@@ -50,6 +52,7 @@ class Estimates:
     cost: np.ndarray
     time: np.ndarray
     uncertainty: np.ndarray
+    feedback: np.ndarray
 
     def __getitem__(self, rows: Any) -> Estimates:
         return Estimates(**{name: value[rows] for name, value in vars(self).items()})
@@ -63,6 +66,7 @@ class Terms:
     cost: np.ndarray
     uncertainty: np.ndarray
     latency: np.ndarray
+    feedback: np.ndarray
     total: np.ndarray
 
 
@@ -75,8 +79,8 @@ def score(
     cost = -estimates.cost / wtp
     uncertainty = defaults.alpha * estimates.uncertainty
     latency = -defaults.beta * np.exp(np.minimum(late, MAX_EXPONENT))
-    total = estimates.quality + cost + uncertainty + latency
-    return Terms(estimates.quality, cost, uncertainty, latency, total)
+    total = estimates.quality + cost + uncertainty + latency + estimates.feedback
+    return Terms(estimates.quality, cost, uncertainty, latency, estimates.feedback, total)
 
 
 class Wishes(BaseModel):
@@ -118,6 +122,10 @@ class Wishes(BaseModel):
             "the service's default when absent."
         ),
     ] = None
+    exploration: Annotated[
+        Exploration | None,
+        Field(description="How the choice is drawn; the key's or the service's way when absent."),
+    ] = None
 
     @model_validator(mode="after")
     def _one_aim(self) -> Wishes:
@@ -135,12 +143,13 @@ class Wishes(BaseModel):
 @dataclass(frozen=True)
 class Decision:
     """One routing. The (L,) arrays cover every candidate, ``allowed`` marks the permitted,
-    ``ranking`` is what was highest for the choice: the score, or with ``min_quality`` the cost's
-    negative."""
+    ``ranking`` is what was highest for the best: the score, or with ``min_quality`` the cost's
+    negative; ``chances`` is with what probability each would be chosen."""
 
     candidates: list[str]
     choice: int
     propensity: float
+    chances: np.ndarray
     willingness_to_pay: float
     wishes: Wishes
     allowed: np.ndarray
@@ -160,12 +169,15 @@ def decide(
     wishes: Wishes | None = None,
     allowed: np.ndarray | None = None,
     incumbent: str | None = None,
+    votes: np.ndarray | None = None,
+    number: float = 0.0,
 ) -> Decision:
     """Choose for one query.
 
     estimates: (1, L). allowed: (L,) bool, who may be chosen before the wishes; all by default.
     incumbent: who answered last in this conversation; stays unless another's score is higher by
-    more than ``wishes.switching_cost`` (its prompt cache is warm). The
+    more than ``wishes.switching_cost`` (its prompt cache is warm). votes: (L,) how many each candidate
+    has had; number: from [0, 1), what ``wishes.exploration`` draws by. Without exploration the
     choice is the argmax of the score among the permitted (the first in the catalog's order on a tie),
     or with ``min_quality`` the cheapest of them, so its propensity is 1.
     Raises DecisionError when nobody is left or no score is finite.
@@ -181,13 +193,15 @@ def decide(
     ranked = np.where(permitted & np.isfinite(terms.total[0]), ranking, -np.inf)
     if incumbent in candidates and wishes.switching_cost and wishes.min_quality is None:
         ranked[candidates.index(incumbent)] += wishes.switching_cost
-    choice = int(np.argmax(ranked))
-    if not np.isfinite(ranked[choice]):
+    if not np.isfinite(ranked).any():
         raise DecisionError("no candidate has a finite score")
+    chances = probabilities(ranked, estimates.cost[0], wishes.exploration, votes)
+    choice = draw(chances, number)
     return Decision(
         candidates=candidates,
         choice=choice,
-        propensity=1.0,
+        propensity=float(chances[choice]),
+        chances=chances,
         willingness_to_pay=defaults.willingness_to_pay,
         wishes=wishes,
         allowed=permitted,
@@ -252,6 +266,7 @@ def _row(decision: Decision, i: int) -> dict[str, Any]:
     return {
         "llm": decision.candidates[i],
         "score": float(terms.total[i]),
+        "probability": float(decision.chances[i]),
         "predicted_quality": float(estimates.quality[i]),
         "predicted_cost_usd": float(estimates.cost[i]),
         "predicted_seconds": float(estimates.time[i]),
@@ -259,7 +274,7 @@ def _row(decision: Decision, i: int) -> dict[str, Any]:
         "uncertainty": float(estimates.uncertainty[i]),
         "terms": {
             name: float(getattr(terms, name)[i])
-            for name in ("quality", "cost", "uncertainty", "latency")
+            for name in ("quality", "cost", "uncertainty", "latency", "feedback")
         },
     }
 

@@ -10,6 +10,7 @@ MixLLMError
 │   └── NoRelease
 ├── DecisionError
 │   └── UnknownCandidate
+├── PolicyError
 ├── SettingsError
 ├── RegistryError
 └── StoreError
@@ -66,6 +67,10 @@ class DecisionError(MixLLMError):
 
 class UnknownCandidate(DecisionError):
     """No candidate of the release has that name."""
+
+
+class PolicyError(MixLLMError):
+    """The policy state is not valid."""
 
 
 class SettingsError(MixLLMError):

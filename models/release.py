@@ -26,6 +26,7 @@ from models.encoder import OnnxEncoder, encoder_digest
 from models.errors import DecisionError, ReleaseError, UnknownCandidate, nearest
 from models.inputs import QueryInputs
 from models.manifest import DataSource, Manifest, Pin, pin, read_manifest, slug
+from models.policy import PolicyState
 from models.predictors import Predictor
 from models.query_form import query_forms
 from models.shrinkage import Shrinkage
@@ -52,14 +53,19 @@ class Timings:
 
 @dataclass(frozen=True)
 class Routing:
-    """One query's decision, with what it was made from. embedding: (d,) float32. unseen_score: how
+    """One query's decision, with what it was made from. inputs: of the one query. unseen_score: how
     far the query lies from all training queries; above 1 its domain is ``unknown``."""
 
     decision: Decision
-    embedding: np.ndarray
+    inputs: QueryInputs
     domain: str
     unseen_score: float
     timings: Timings
+
+    @property
+    def embedding(self) -> np.ndarray:
+        """(d,) float32."""
+        return np.asarray(self.inputs.embeddings[0])
 
 
 class Release:
@@ -70,14 +76,13 @@ class Release:
         manifest: Manifest,
         encoder: OnnxEncoder,
         domains: Domains,
-        predictors: Sequence[Predictor],
-        shrinkage: Shrinkage,
+        compiled: CompiledPredictors,
     ) -> None:
         self.manifest = manifest
         self.digest = manifest.digest
         self.encoder = encoder
         self.domains = domains
-        self.compiled = CompiledPredictors(predictors, manifest.catalog, shrinkage)
+        self.compiled = compiled
         self._known = frozenset(self.candidates)
         self._abilities = {c.name: frozenset(c.abilities) for c in manifest.catalog.llms}
         self._windows = np.array([c.context_window or np.inf for c in manifest.catalog.llms])
@@ -95,14 +100,9 @@ class Release:
         manifest = read_manifest(folder)
         for part in manifest.pins:
             part.verify(folder)
-        predictors = [
-            Predictor.load(folder / manifest.predictors[name].folder)
-            for name in manifest.catalog.names
-        ]
         encoder = OnnxEncoder(folder / manifest.encoder.folder, threads)
         domains = Domains.load(folder / manifest.domains.folder)
-        shrinkage = Shrinkage.load(folder / manifest.shrinkage.folder)
-        return cls(manifest, encoder, domains, predictors, shrinkage)
+        return cls(manifest, encoder, domains, compiled_release(folder))
 
     def check_probes(self, folder: Path) -> None:
         """Raises ReleaseError when the stored probe queries embed or route otherwise here."""
@@ -134,11 +134,14 @@ class Release:
         delays: Delays | None = None,
         incumbent: str | None = None,
         more_tokens: float = 0.0,
+        policy: PolicyState | None = None,
+        number: float = 0.0,
     ) -> Routing:
         """Decide for one query.
 
         disabled: candidates that nobody gets. delays: what traffic adds to their times. incumbent:
-        who answered last in the conversation. more_tokens: of the prompt, beyond the query.
+        who answered last in the conversation. more_tokens: of the prompt, beyond the query. policy:
+        what votes have taught beyond the release. number: from [0, 1), what exploration draws by.
 
         Raises DecisionError (empty query, no candidate left), UnknownCandidate.
         """
@@ -159,15 +162,24 @@ class Release:
             embeddings, query_forms([query]), np.array([tokens.count + more_tokens])
         )
         estimates = self.compiled.estimate(inputs, delays)
+        if policy is not None:
+            estimates = policy.refine(estimates, embeddings[0])
         domain, unseen = self.domains.place(embeddings[0])
         t3 = time.perf_counter()
         allowed = self.fitting(estimates, allowed)
         decision = decide(
-            self.candidates, estimates, self.manifest.defaults, wishes, allowed, incumbent
+            self.candidates,
+            estimates,
+            self.manifest.defaults,
+            wishes,
+            allowed,
+            incumbent,
+            policy.network.votes if policy is not None else None,
+            number,
         )
         t4 = time.perf_counter()
         timings = Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3)
-        return Routing(decision, embeddings[0], domain, unseen, timings)
+        return Routing(decision, inputs, domain, unseen, timings)
 
     def allowed(self, wishes: Wishes, disabled: frozenset[str]) -> np.ndarray:
         """(L,) bool: enabled, among the wished-for, with the abilities. Raises DecisionError."""
@@ -203,6 +215,16 @@ class Release:
                 param="query",
             )
         return fits
+
+
+def compiled_release(folder: Path) -> CompiledPredictors:
+    """A release folder's predictors alone, ready to score. Raises ReleaseError."""
+    manifest = read_manifest(folder)
+    predictors = [
+        Predictor.load(folder / manifest.predictors[name].folder) for name in manifest.catalog.names
+    ]
+    shrinkage = Shrinkage.load(folder / manifest.shrinkage.folder)
+    return CompiledPredictors(predictors, manifest.catalog, shrinkage)
 
 
 def build_release(

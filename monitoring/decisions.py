@@ -53,6 +53,7 @@ def scores_of(decision: Decision) -> dict[str, dict[str, float]]:
         "seconds": estimates.time.round(4),
         "response_tokens": estimates.response_tokens.round(2),
         "uncertainty": estimates.uncertainty.astype(np.float64).round(6),
+        "feedback": estimates.feedback.round(6),
     }
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     return {
@@ -68,8 +69,9 @@ def decision_row(
     version: str,
     asked: Asked,
     seconds: float,
+    policy_version: int | None = None,
 ) -> dict[str, Any]:
-    """One routing as a JSON-able row; the embedding as base64 of float32."""
+    """One routing as a JSON-able row; embedding and form as base64 of float32."""
     decision = routing.decision
     return {
         **_common(asked, seconds),
@@ -78,12 +80,20 @@ def decision_row(
         "willingness_to_pay": decision.willingness_to_pay,
         "domain": routing.domain,
         "unseen_score": round(routing.unseen_score, 6),
-        "embedding": base64.b64encode(routing.embedding.astype("<f4").tobytes()).decode(),
+        "embedding": packed(routing.embedding),
+        "form": packed(routing.inputs.forms[0]),
+        "query_tokens": float(routing.inputs.tokens[0]),
         "scores": scores_of(decision),
         "fallback": None,
         "release_version": version,
         "release_digest": release.digest,
+        "policy_version": policy_version,
     }
+
+
+def packed(numbers: np.ndarray) -> str:
+    """Base64 of float32, little-endian."""
+    return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
 def fallback_row(
@@ -103,10 +113,13 @@ def fallback_row(
         "domain": None,
         "unseen_score": None,
         "embedding": None,
+        "form": None,
+        "query_tokens": None,
         "scores": {},
         "fallback": reason,
         "release_version": version,
         "release_digest": None,
+        "policy_version": None,
     }
 
 
@@ -138,20 +151,18 @@ def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    embedding = row["embedding"]
-    return {
-        "unseen_score": None,  # rows of a journal that an older version left
-        "key_id": None,
-        **row,
-        "id": UUID(row["id"]),
-        "decided_at": datetime.fromisoformat(row["decided_at"]),
-        "embedding": base64.b64decode(embedding) if embedding is not None else None,
-    }
+    # Rows of a journal that an older version left lack the newer columns.
+    added = ("unseen_score", "key_id", "form", "query_tokens", "policy_version")
+    typed = {**dict.fromkeys(added), **row}
+    for name in ("embedding", "form"):
+        typed[name] = base64.b64decode(typed[name]) if typed[name] is not None else None
+    typed |= {"id": UUID(row["id"]), "decided_at": datetime.fromisoformat(row["decided_at"])}
+    return typed
 
 
 def read_decision(engine: Engine, identity: UUID) -> dict[str, Any] | None:
-    """One row as it was written, without the embedding; None where there is none."""
-    columns = [c for c in decisions.c if c.name not in ("embedding", "position")]
+    """One row as it was written, without the arrays; None where there is none."""
+    columns = [c for c in decisions.c if c.name not in ("embedding", "form", "position")]
     with engine.connect() as connection:
         row = (
             connection.execute(select(*columns).where(decisions.c.id == identity))

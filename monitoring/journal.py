@@ -33,10 +33,14 @@ class Journal:
 
     folder: where segments lie; shared by all processes of a machine. insert: writes rows in one
     transaction, harmless when they are there already. flush_seconds: how long a row waits at most
-    while Postgres is well.
+    while Postgres is well. synced: whether a row must be on the disk, not only the kernel's, before
+    ``append`` returns.
     """
 
-    def __init__(self, folder: Path, insert: Insert, flush_seconds: float) -> None:
+    def __init__(
+        self, folder: Path, insert: Insert, flush_seconds: float, synced: bool = False
+    ) -> None:
+        self.synced = synced
         self.folder = folder
         self.insert = insert
         self.flush_seconds = flush_seconds
@@ -57,12 +61,19 @@ class Journal:
     def start(self) -> None:
         self._thread.start()
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Keep a row: in the file when this returns, in Postgres soon after."""
-        line = orjson.dumps(row) + b"\n"
+    def append(self, *rows: dict[str, Any]) -> None:
+        """Keep rows: in the file when this returns, in Postgres soon after."""
+        lines = b"".join(orjson.dumps(row) + b"\n" for row in rows)
         with self._lock:
-            self._segment.write(line)
-            self._rows_open += 1
+            self._segment.write(lines)
+            if self.synced:
+                os.fsync(self._segment.fileno())
+            self._rows_open += len(rows)
+
+    def left(self) -> list[dict[str, Any]]:
+        """The rows that wait in files, those of processes that are gone included."""
+        paths = sorted(self.folder.glob(f"*{SUFFIX}"))
+        return [row for path in paths for row in read_segment(path)]
 
     @property
     def waiting(self) -> int:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from models.errors import StoreError, nearest
+from models.exploration import Exploration
 from monitoring.tables import api_keys
 
 SCOPES: Final = ("route", "feedback", "admin")
@@ -32,6 +33,7 @@ class ApiKey:
     scopes: tuple[str, ...]
     requests_per_minute: int | None = None
     monthly_budget_usd: float | None = None
+    exploration: dict[str, Any] | None = None
 
     def allows(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -54,6 +56,7 @@ def create_key(
     scopes: Sequence[str],
     requests_per_minute: int | None = None,
     monthly_budget_usd: float | None = None,
+    exploration: Exploration | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key, and the secret that only its holder keeps. Raises StoreError."""
     for scope in scopes:
@@ -62,7 +65,13 @@ def create_key(
     identity = secrets.token_hex(4)
     secret = f"{PREFIX}{identity}-{secrets.token_urlsafe(32)}"
     key = ApiKey(
-        identity, name, hash_key(secret), tuple(scopes), requests_per_minute, monthly_budget_usd
+        identity,
+        name,
+        hash_key(secret),
+        tuple(scopes),
+        requests_per_minute,
+        monthly_budget_usd,
+        exploration.model_dump() if exploration else None,
     )
     values = {**key.dump(), "scopes": list(scopes), "created_at": datetime.now(UTC)}
     try:

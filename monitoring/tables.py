@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     text,
 )
@@ -51,6 +52,9 @@ decisions = Table(
     Column("release_digest", Text),
     Column("seconds", Double, nullable=False, comment="What the routing took."),
     Column("key_id", Text, comment="The API key that asked; null where none is needed."),
+    Column("policy_version", BigInteger, comment="The policy state that had a say, if any had."),
+    Column("form", LargeBinary, comment="float32: what predictors read beside the embedding."),
+    Column("query_tokens", Double, comment="By the encoder's tokenizer."),
     Index(None, "position", unique=True),
     Index(None, "decided_at"),
     Index(None, "llm", "decided_at"),
@@ -88,8 +92,77 @@ api_keys = Table(
     Column("scopes", ARRAY(Text), nullable=False),
     Column("requests_per_minute", Integer),
     Column("monthly_budget_usd", Double),
+    Column("exploration", JSONB, comment="How choices for this key are drawn."),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("revoked_at", DateTime(timezone=True)),
     # A name is free again once its key is revoked.
     Index(None, "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
+)
+
+# What was said of answers, each vote and each correction. `position` is in the order of the commits:
+# whoever inserts holds a lock (monitoring.feedback), so that no reader's cursor passes a row by.
+feedback = Table(
+    "feedback",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("position", BigInteger, Identity(always=True), nullable=False),
+    Column("received_at", DateTime(timezone=True), nullable=False),
+    Column("decision_id", Uuid, nullable=False),
+    Column("source", Text, nullable=False, comment="Who or what judged, as the caller says."),
+    Column("key_id", Text),
+    Column("revision", Integer, nullable=False, comment="1, then one more with each correction."),
+    Column("llm", Text, nullable=False, comment="Who answered."),
+    Column("satisfied", Boolean),
+    Column("quality", Double, comment="In [0, 1]; null where the vote is binary."),
+    Column("replaced_reward", Double, comment="What the vote before this one gave."),
+    Column("comment", Text),
+    Column("prompt_tokens", Integer),
+    Column("response_tokens", Integer),
+    Column("seconds", Double),
+    UniqueConstraint(
+        "decision_id", "source", "key_id", "revision", postgresql_nulls_not_distinct=True
+    ),
+    Index(None, "position", unique=True),
+    Index(None, "llm", "position"),
+)
+
+# The releases that have decided, and which parts they were made of.
+releases = Table(
+    "releases",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("encoder", Text, nullable=False),
+    Column("predictors", JSONB, nullable=False, comment="Candidate: its predictor's digest."),
+    Column("first_seen_at", DateTime(timezone=True), nullable=False),
+)
+
+# What the learner made of the feedback, each a whole state with the position it is of.
+policy_states = Table(
+    "policy_states",
+    metadata,
+    Column("version", BigInteger, Identity(always=True), primary_key=True),
+    Column("release_digest", Text, nullable=False),
+    Column("cursor", BigInteger, nullable=False, comment="The last vote's position."),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("digest", Text, nullable=False, comment="SHA-256 of the state."),
+    Column("state", LargeBinary, nullable=False),
+    Column("statistics", JSONB, nullable=False),
+    Column("refused", Text, comment="Why nobody may use it, if so."),
+    Index(None, "release_digest", "version"),
+)
+
+# Votes that teach nothing: those after one position up to another, of one voter or of all.
+policy_skips = Table(
+    "policy_skips",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("release_digest", Text, comment="Null: whatever the release."),
+    Column("after", BigInteger, nullable=False),
+    Column("upto", BigInteger, nullable=False),
+    Column("voter", Text, comment="Null: all."),
+    Column("made_at", DateTime(timezone=True), nullable=False),
+    Column("by_version", BigInteger, comment="The state that the roll-back made."),
+    Column("reason", Text, nullable=False),
 )

@@ -11,11 +11,13 @@ from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Respons
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 
 from models.decision import Wishes
 from models.manifest import summary
-from serving import chat, metrics, problems
+from monitoring.feedback import read_feedback
+from serving import chat, feedback, metrics, problems
 from serving.keys import Refused
 from serving.limits import SizeLimits
 from serving.observations import observe, sent
@@ -25,6 +27,10 @@ from serving.schemas import (
     ChatResponse,
     DecisionResponse,
     ErrorResponse,
+    FeedbackBatchRequest,
+    FeedbackBatchResponse,
+    FeedbackEntry,
+    FeedbackRequest,
     ModelEntry,
     ModelList,
     Observation,
@@ -32,7 +38,7 @@ from serving.schemas import (
     RouteResponse,
 )
 from serving.state import ServiceState
-from serving.views import route_response
+from serving.views import policy_summary, route_response
 
 DESCRIPTION = """
 Routes each query to the LLM with the best predicted trade-off of quality, cost and time.
@@ -160,6 +166,54 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
             raise HTTPException(404, f"no decision {decision_id}")
         return DecisionResponse(**row)
 
+    @routes.post(
+        "/feedback",
+        summary="Say how good an answer was",
+        responses={404: {"model": ErrorResponse, "description": "No such decision of yours."}},
+    )
+    def give_feedback(found: FeedbackRequest, state: State, key_id: MayFeedBack) -> dict[str, str]:
+        feedback.keep(state, found, key_id)
+        return {"status": "kept"}
+
+    @routes.post("/feedback/batch", summary="Say how good many answers were")
+    def give_feedback_batch(
+        found: FeedbackBatchRequest, state: State, key_id: MayFeedBack
+    ) -> FeedbackBatchResponse:
+        return feedback.keep_all(state, found.feedback, key_id)
+
+    @routes.post(
+        "/feedback/import",
+        summary="Take the scores of an OpenAI evaluation run, its output items as JSON Lines",
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "content": {"application/jsonl": {"schema": {"type": "string"}}},
+            }
+        },
+    )
+    async def import_feedback(
+        request: Request, state: State, key_id: MayFeedBack
+    ) -> FeedbackBatchResponse:
+        body = await request.body()
+        return await run_in_threadpool(feedback.import_scores, state, body, key_id)
+
+    @routes.get(
+        "/decisions/{decision_id}/feedback",
+        summary="Every vote on a decision, corrections included",
+        responses={404: {"model": ErrorResponse, "description": "No such decision."}},
+    )
+    def decision_feedback(
+        decision_id: UUID, state: State, key_id: MayFeedBack
+    ) -> list[FeedbackEntry]:
+        if state.decision(decision_id) is None:
+            raise HTTPException(404, f"no decision {decision_id}")
+        rows = read_feedback(state.engine, decision_id)
+        shown = [{**row, "received_at": row["received_at"].isoformat()} for row in rows]
+        return [
+            FeedbackEntry(**{name: row[name] for name in FeedbackEntry.model_fields})
+            for row in shown
+        ]
+
     @routes.get("/release", summary="The release that answers")
     async def release(state: State, key_id: MayRoute) -> dict[str, Any]:
         running = state.champion.running
@@ -174,8 +228,10 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
             "upstreams": sorted(state.champion.upstreams),
             "last_error": state.champion.last_error,
             "catalog_error": state.champion.catalog_error,
+            "policy": policy_summary(state, running.release.digest),
             "unwritten_decisions": state.decisions.waiting,
             "unwritten_answers": state.answers.waiting,
+            "unwritten_feedback": state.feedback.waiting,
             "database_error": state.database_error,
         }
 

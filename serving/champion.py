@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from infra.settings import Settings
 from models.catalog import Catalog, Upstream, read_catalog
 from models.errors import MixLLMError
-from models.manifest import read_manifest
+from models.manifest import Manifest, read_manifest
 from models.release import Release
 from serving import metrics
 
@@ -43,8 +43,12 @@ class Champion:
     one before the reference changes. What fails is logged and shown, and the running one stays.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, note: Callable[[Manifest, str], None] = lambda *_: None
+    ) -> None:
+        """note: told every release that comes to answer, and its version."""
         self.settings = settings
+        self._note_loaded = note
         self.running: Running | None = None
         self.last_error: str | None = None
         self.disabled: frozenset[str] = frozenset()
@@ -126,6 +130,7 @@ class Champion:
         release = Release.load(folder, self.settings.encoder_threads)
         release.check_probes(folder)
         self.running = Running(release, version, source, time.time())
+        self._note_loaded(release.manifest, version)
         self._join_upstreams()
         metrics.loads.inc()
         log.info("release %s answers (from %s)", version, source)

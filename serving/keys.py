@@ -21,6 +21,7 @@ from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy import Engine
 
 from infra.settings import Settings
+from models.exploration import Exploration
 from monitoring.answers import month_start, spent_this_month
 from monitoring.keys import SCOPES, ApiKey, hash_key, valid_keys
 
@@ -104,6 +105,24 @@ class KeyRing:
                 raise Refused(
                     429, f"key {key.name!r} has had its {key.requests_per_minute} a minute", 60
                 )
+
+    def allows(self, identity: str | None, scope: str) -> bool:
+        """Whether a key that was let in has a scope; everybody has, where no key is needed."""
+        key = self._by_id(identity)
+        return key is None or key.allows(scope)
+
+    def exploration(self, identity: str | None) -> Exploration | None:
+        """How choices for a key are drawn, where that was said."""
+        key = self._by_id(identity)
+        return Exploration(**key.exploration) if key is not None and key.exploration else None
+
+    def _by_id(self, identity: str | None) -> ApiKey | None:
+        if identity is None:
+            return None
+        if identity == ROOT:
+            return self._root
+        with self._lock:
+            return next((key for key in self._keys.values() if key.id == identity), None)
 
     def spent(self, identity: str) -> float:
         """USD this month."""

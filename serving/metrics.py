@@ -79,3 +79,23 @@ breaker = bentoml.metrics.Gauge(
 refused = bentoml.metrics.Counter(
     "mixllm_refused_total", "Requests refused before they were routed.", ["reason"]
 )
+feedback = bentoml.metrics.Counter(
+    "mixllm_feedback_total", "Votes kept, by who answered and kind.", ["llm", "kind"]
+)
+satisfaction = bentoml.metrics.Counter(
+    "mixllm_reward_total", "Sum of the votes kept, each in [0, 1].", ["llm"]
+)
+explored = bentoml.metrics.Counter(
+    "mixllm_explored_total", "Decisions whose choice was drawn, not the best.", ["llm"]
+)
+policy_version = bentoml.metrics.Gauge(
+    "mixllm_policy_version",
+    "The policy state that has a say; 0 while none has.",
+    multiprocess_mode="livemax",
+)
+policy_votes = bentoml.metrics.Gauge(
+    "mixllm_policy_votes", "Votes that the policy state has learned.", multiprocess_mode="livemax"
+)
+policy_refused = bentoml.metrics.Counter(
+    "mixllm_policy_refused_total", "Policy states that could not be served."
+)

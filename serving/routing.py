@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from infra.settings import Settings
 from models.catalog import Catalog
-from models.decision import Wishes
+from models.decision import Decision, Wishes
 from models.errors import DecisionError, UnknownCandidate, nearest
+from models.exploration import Exploration
+from models.policy import PolicyState
 from models.release import MAX_QUERY_CHARACTERS, Routing
 from models.waiting import WaitingTracker
 from monitoring.decisions import Asked, decision_row, fallback_row
 from serving import metrics
 from serving.champion import Champion, Running
+from serving.keys import KeyRing
+from serving.policy import PolicyFollower
 
 log = logging.getLogger("mixllm.routing")
 
@@ -85,6 +92,42 @@ class Sessions:
                 self._llms.popitem(last=False)
 
 
+class ExplorationBudget:
+    """What was spent today (UTC) on choices that were not the best, by prediction.
+
+    limit: USD a day; None for none. Safe to use from several threads.
+    """
+
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit
+        self._day = datetime.now(UTC).date()
+        self._usd = 0.0
+        self._lock = threading.Lock()
+
+    def note(self, decision: Decision) -> None:
+        """Count a decision; what is cheaper than the best makes up for nothing."""
+        best = int(np.argmax(decision.ranking))
+        if decision.choice == best:
+            return
+        metrics.explored.labels(decision.llm).inc()
+        extra = float(decision.estimates.cost[decision.choice] - decision.estimates.cost[best])
+        with self._lock:
+            self._turn_day()
+            self._usd += max(extra, 0.0)
+
+    @property
+    def spent(self) -> bool:
+        """Whether today's limit is reached."""
+        with self._lock:
+            self._turn_day()
+            return self.limit is not None and self._usd >= self.limit
+
+    def _turn_day(self) -> None:
+        today = datetime.now(UTC).date()
+        if today != self._day:
+            self._day, self._usd = today, 0.0
+
+
 class Router:
     """Decides and keeps the decision. Safe to use from several threads.
 
@@ -95,11 +138,15 @@ class Router:
         self,
         settings: Settings,
         champion: Champion,
+        policy: PolicyFollower,
+        keys: KeyRing,
         tracker: WaitingTracker,
         keep: Callable[[dict[str, Any]], None],
     ) -> None:
         self.settings, self.champion, self.tracker = settings, champion, tracker
+        self.policy, self.keys = policy, keys
         self.sessions = Sessions()
+        self.budget = ExplorationBudget(settings.exploration_usd_per_day)
         self._keep = keep
 
     def decide(self, ask: Ask) -> tuple[Routed, dict[str, float]]:
@@ -111,11 +158,9 @@ class Router:
         running = self.champion.running
         if running is None:
             return self._fall_back(None, ask, "no release is loaded", start), {}
-        wishes = ask.wishes
-        if wishes.switching_cost is None and self.settings.switching_cost:
-            wishes = wishes.model_copy(update={"switching_cost": self.settings.switching_cost})
+        wishes, stored = self._wishes(ask), self.policy.of(running.release.digest)
         try:
-            routing = self._route(running, ask, wishes)
+            routing = self._route(running, ask, wishes, stored.state if stored else None)
         except DecisionError:
             raise
         except Exception as error:  # a bug of ours is not the caller's outage
@@ -124,10 +169,16 @@ class Router:
             return self._fall_back(running, ask, reason, start), {}
         asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
         row = decision_row(
-            routing, running.release, running.version, asked, time.perf_counter() - start
+            routing,
+            running.release,
+            running.version,
+            asked,
+            time.perf_counter() - start,
+            stored.version if stored else None,
         )
         self._keep(row)
         decision = routing.decision
+        self.budget.note(decision)
         ranked = [int(i) for i in np.argsort(-decision.ranking, kind="stable")]
         others = [i for i in ranked if decision.allowed[i] and i != decision.choice]
         routed = Routed(
@@ -143,19 +194,42 @@ class Router:
         observe(routed, parts)
         return routed, parts
 
-    def _route(self, running: Running, ask: Ask, wishes: Wishes) -> Routing:
+    def _wishes(self, ask: Ask) -> Wishes:
+        """What is asked for, and what the key and the service say where nothing is."""
+        wishes = ask.wishes
+        added: dict[str, Any] = {}
+        if wishes.switching_cost is None and self.settings.switching_cost:
+            added["switching_cost"] = self.settings.switching_cost
+        found: Exploration | None = wishes.exploration
+        found = found or self.keys.exploration(ask.key_id) or self.settings.exploration
+        if self.budget.spent:
+            found = None
+        if found != wishes.exploration:
+            added["exploration"] = found
+        return wishes.model_copy(update=added) if added else wishes
+
+    def _route(
+        self, running: Running, ask: Ask, wishes: Wishes, policy: PolicyState | None
+    ) -> Routing:
         release = running.release
         closed = ask.closed | self.champion.disabled
         delays = self.tracker.delays(release.candidates, time.monotonic())
-        incumbent = self.sessions.last(ask.key_id, ask.session)
+        route = partial(
+            release.route,
+            ask.query,
+            wishes,
+            delays=delays,
+            incumbent=self.sessions.last(ask.key_id, ask.session),
+            more_tokens=ask.more_tokens,
+            policy=policy,
+            number=random.random() if wishes.exploration is not None else 0.0,
+        )
         try:
-            return release.route(
-                ask.query, wishes, closed | ask.unavailable, delays, incumbent, ask.more_tokens
-            )
+            return route(disabled=closed | ask.unavailable)
         except DecisionError:
             if not ask.unavailable:
                 raise
-            return release.route(ask.query, wishes, closed, delays, incumbent, ask.more_tokens)
+            return route(disabled=closed)
 
     def fall_back(self, ask: Ask, reason: str) -> Routed:
         """The default candidate, for a request that has nothing to route by. Raises NotReady."""

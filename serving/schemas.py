@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.decision import Wishes
 from models.release import MAX_QUERY_CHARACTERS
 
 MAX_MESSAGES: Final = 2000
+MAX_BATCH: Final = 1000
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Session = Annotated[
     str | None,
@@ -156,6 +157,73 @@ class Observation(BaseModel):
     failed: Annotated[bool, Field(description="No answer came.")] = False
 
 
+class FeedbackRequest(BaseModel):
+    """What somebody says of an answer: ``satisfied`` or ``quality``, one of them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    decision_id: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")]
+    satisfied: Annotated[bool | None, Field(description="Was the answer good enough?")] = None
+    quality: Annotated[
+        float | None, Field(ge=0, le=1, allow_inf_nan=False, description="How good it was.")
+    ] = None
+    source: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="Who or what judges. Each has one vote a decision; a later one corrects it.",
+        ),
+    ] = "user"
+    comment: Annotated[str | None, Field(max_length=4000)] = None
+    prompt_tokens: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    response_tokens: Annotated[int | None, Field(ge=0, le=2**31 - 1)] = None
+    seconds: Annotated[Amount | None, Field(le=86_400)] = None
+
+    @model_validator(mode="after")
+    def _one_judgement(self) -> FeedbackRequest:
+        if (self.satisfied is None) == (self.quality is None):
+            raise ValueError("give satisfied or quality, one of them")
+        return self
+
+
+class FeedbackBatchRequest(BaseModel):
+    """Many votes at once; each is kept or refused by itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    feedback: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class FeedbackRefused(BaseModel):
+    """A vote of a batch that was not kept. index: its place, from 0."""
+
+    index: int
+    message: str
+
+
+class FeedbackBatchResponse(BaseModel):
+    """kept: how many votes are durable now."""
+
+    kept: int
+    refused: list[FeedbackRefused]
+
+
+class FeedbackEntry(BaseModel):
+    """A vote as it is in the log. revision: above 1 where it corrects the one before."""
+
+    received_at: str
+    source: str
+    revision: int
+    llm: str
+    satisfied: bool | None
+    quality: float | None
+    comment: str | None
+    prompt_tokens: int | None
+    response_tokens: int | None
+    seconds: float | None
+
+
 class DecisionResponse(BaseModel):
     """A decision as it was stored, and what became of it."""
 
@@ -173,6 +241,8 @@ class DecisionResponse(BaseModel):
     fallback: str | None
     release_version: str | None
     release_digest: str | None
+    policy_version: int | None = Field(description="The policy state that had a say.")
+    query_tokens: float | None
     seconds: float
     answer: dict[str, Any] | None = Field(description="Who answered, how, and at what cost.")
 

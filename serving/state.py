@@ -19,16 +19,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.database import connect, database_address
 from infra.settings import Settings
+from models.manifest import Manifest
 from models.waiting import WaitingTracker
 from monitoring.answers import insert_answers, read_answer
 from monitoring.decisions import insert_decisions, read_decision
+from monitoring.feedback import insert_feedback
 from monitoring.journal import Journal
+from monitoring.releases import insert_releases, release_row
 from monitoring.schema import migrate
 from serving import metrics
 from serving.champion import Champion
 from serving.gateway import Gateway
 from serving.job import Job
 from serving.keys import KeyRing
+from serving.policy import PolicyFollower
 from serving.routing import Router
 
 log = logging.getLogger("mixllm.answers")
@@ -42,13 +46,18 @@ class ServiceState:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.champion = Champion(settings)
+        self.champion = Champion(settings, self._note_release)
         self.decisions = self._journal("journal", insert_decisions)
         self.answers = self._journal("journal-answers", insert_answers)
+        self.feedback = self._journal("journal-feedback", self._insert_feedback, synced=True)
+        self.releases = self._journal("journal-releases", insert_releases)
         self.tracker = WaitingTracker()
-        self.router = Router(settings, self.champion, self.tracker, self._keep_decision)
-        self.gateway = Gateway(self.tracker, self._finished)
+        self.policy = PolicyFollower(settings, self.champion, lambda: self.engine)
         self.keys = KeyRing(settings, lambda: self.engine)
+        self.router = Router(
+            settings, self.champion, self.policy, self.keys, self.tracker, self._keep_decision
+        )
+        self.gateway = Gateway(self.tracker, self._finished)
         # The encoder releases the interpreter's lock: a thread a core, and no more.
         self.pool = ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="route")
         self._engine: Engine | None = None
@@ -57,20 +66,33 @@ class ServiceState:
         self._stop = threading.Event()
         self._gauges = threading.Thread(target=self._show_queues, name="gauges", daemon=True)
 
+    @property
+    def journals(self) -> dict[str, Journal]:
+        """Every journal by what it holds."""
+        names = ("releases", "decisions", "answers", "feedback")
+        return {name: getattr(self, name) for name in names}
+
     def start(self) -> None:
+        # What a killed process left can be voted on before Postgres has it.
+        for row in self.decisions.left():
+            self._recent.put(row["id"], row)
+        for row in self.answers.left():
+            self._recent.put(f"answer {row['decision_id']}", row)
         self.keys.start()
+        for journal in self.journals.values():
+            journal.start()
         self.champion.start()
-        self.decisions.start()
-        self.answers.start()
+        self.policy.start()
         self._gauges.start()
 
     def stop(self) -> None:
         self._stop.set()
         self.champion.stop()
+        self.policy.stop()
         self.keys.stop()
         self.pool.shutdown(wait=True)
-        self.decisions.close()
-        self.answers.close()
+        for journal in self.journals.values():
+            journal.close()
 
     @property
     def engine(self) -> Engine:
@@ -84,15 +106,19 @@ class ServiceState:
 
     @property
     def unwritten(self) -> int:
-        """Decisions and answers not yet known to be in Postgres."""
-        return self.decisions.waiting + self.answers.waiting
+        """Rows not yet known to be in Postgres."""
+        return sum(journal.waiting for journal in self.journals.values())
 
     @property
     def database_error(self) -> str | None:
-        return self.decisions.last_error or self.answers.last_error
+        errors = (journal.last_error for journal in self.journals.values())
+        return next((error for error in errors if error is not None), None)
 
     def _journal(
-        self, name: str, insert: Callable[[Engine, Sequence[dict[str, Any]]], None]
+        self,
+        name: str,
+        insert: Callable[[Engine, Sequence[dict[str, Any]]], None],
+        synced: bool = False,
     ) -> Journal:
         def write(rows: Sequence[dict[str, Any]]) -> None:
             try:
@@ -103,7 +129,16 @@ class ServiceState:
                 raise SQLAlchemyError(str(error)) from error
             insert(engine, rows)
 
-        return Journal(self.settings.home / name, write, self.settings.flush_seconds)
+        return Journal(self.settings.home / name, write, self.settings.flush_seconds, synced)
+
+    def _insert_feedback(self, engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
+        """Votes go after what they are about: whoever reads a vote finds its decision."""
+        if not (self.releases.flush() and self.decisions.flush() and self.answers.flush()):
+            raise SQLAlchemyError("the decisions that votes are about wait for Postgres")
+        insert_feedback(engine, rows)
+
+    def _note_release(self, manifest: Manifest, version: str) -> None:
+        self._append(self.releases, release_row(manifest, version))
 
     def _append(self, journal: Journal, row: dict[str, Any]) -> None:
         try:
@@ -157,15 +192,20 @@ class ServiceState:
             metrics.observed_tokens.labels(job.llm).inc(response or 0)
 
     def decision(self, identity: UUID) -> dict[str, Any] | None:
-        """A decision and its answer, from memory while it is recent, else from Postgres."""
+        """A decision and its answer as clients may see them."""
+        row, answer = self.rows_of(identity)
+        if row is None:
+            return None
+        hidden = ("embedding", "form", "key_id")
+        return {**{k: v for k, v in row.items() if k not in hidden}, "answer": answer}
+
+    def rows_of(self, identity: UUID) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """A decision's row and its answer's, from memory while recent, else from Postgres."""
         row = self._recent.get(str(identity))
         answer = self._recent.get(f"answer {identity}")
         if row is None:
             row, answer = read_decision(self.engine, identity), read_answer(self.engine, identity)
-        if row is None:
-            return None
-        hidden = ("embedding", "key_id")
-        return {**{k: v for k, v in row.items() if k not in hidden}, "answer": answer}
+        return row, answer
 
     def _show_queues(self) -> None:
         """Keep the gauges up to date; not on the request's path, where each costs its share."""

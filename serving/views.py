@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from models.decision import explain
 from serving.routing import Routed
 from serving.schemas import Predicted, RouteResponse
+from serving.state import ServiceState
+
+
+def policy_summary(state: ServiceState, release: str) -> dict[str, Any]:
+    """The policy state that has a say beside a release, as ``/v1/release`` shows it."""
+    stored = state.policy.of(release)
+    return {
+        "version": stored.version if stored else None,
+        "votes": stored.state.counts["applied"] if stored else 0,
+        "held_voters": stored.state.voters.held if stored else [],
+        "last_error": state.policy.last_error,
+    }
 
 
 def route_response(routed: Routed, explained: bool) -> RouteResponse:

@@ -1,0 +1,102 @@
+"""The flow that learns from feedback: the champion's policy state, from every vote that waits."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.deployments import run_deployment
+from sqlalchemy import Engine
+
+from infra.database import connect, database_address
+from infra.registry import CHAMPION, Registry
+from infra.settings import Settings, read_settings
+from models.errors import NoRelease
+from models.manifest import read_manifest
+from models.policy import PolicyState
+from models.release import compiled_release
+from monitoring.feedback import last_position
+from monitoring.learner import Busy, Learned, Subject, learn
+from monitoring.releases import Parts
+from monitoring.schema import migrate
+
+DEPLOYMENT: Final = "learn-from-feedback/learn"
+LOOK_SECONDS: Final = 10.0
+
+
+def open_store(settings: Settings) -> Engine:
+    """The database, migrated."""
+    engine = connect(database_address(settings.database(), settings.home))
+    migrate(engine)
+    return engine
+
+
+def subject_of(settings: Settings, version: str | None = None) -> Subject:
+    """The release to teach: the champion when not said. Raises NoRelease."""
+    registry = Registry(settings.registry_uri, settings.home / "registry")
+    found = version or registry.alias(CHAMPION)
+    if found is None:
+        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+    folder = registry.fetch(found)
+    manifest = read_manifest(folder)
+    untaught = PolicyState.untaught(manifest.digest, compiled_release(folder))
+    return Subject(untaught, Parts.of(manifest))
+
+
+@task(name="learn", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def learn_votes(settings: Settings) -> Learned:
+    """Apply what waits; nothing where another learner is at work."""
+    engine, subject = open_store(settings), subject_of(settings)
+    try:
+        return learn(engine, subject)
+    except Busy:
+        get_run_logger().info("another learner is at work")
+        return Learned(None, subject.untaught, 0)
+
+
+@flow(name="learn-from-feedback", validate_parameters=False)
+def learn_from_feedback() -> dict[str, Any]:
+    """Teach the champion's policy state. Returns {"version", "votes", "statistics"}."""
+    learned = learn_votes(read_settings())
+    statistics = learned.state.statistics()
+    if learned.votes:
+        create_markdown_artifact(key="policy-state", markdown=report(learned))
+    if statistics["held_voters"]:
+        get_run_logger().warning("held voters: %s", ", ".join(statistics["held_voters"]))
+    return {"version": learned.version, "votes": learned.votes, "statistics": statistics}
+
+
+def report(learned: Learned) -> str:
+    """The state as a page of the flow run."""
+    found = learned.state.statistics()
+    lines = [
+        f"**Policy state {learned.version}**: {learned.votes} votes read, {found['applied']} applied in "
+        f"all, {found['held']} held, {found['voters']} voters.",
+        "",
+        "| candidate | votes | mean vote | foreseen |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, row in found["candidates"].items():
+        if row["votes"]:
+            lines.append(
+                f"| {name} | {row['votes']} | {row['mean_reward']:.3f} | {row['mean_predicted']:.3f} |"
+            )
+    if found["held_voters"]:
+        lines += ["", f"Held, their votes teach nothing: {', '.join(found['held_voters'])}"]
+    return "\n".join(lines)
+
+
+def watch_feedback(settings: Settings, stop: threading.Event) -> None:
+    """Start the learning flow's deployment whenever feedback has come since the last look."""
+    engine, seen = open_store(settings), -1
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            position = last_position(engine)
+            if position > max(seen, 0):
+                run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
+            seen = position
+        except Exception as error:  # Postgres or Prefect is away: the next look tries again
+            print(f"feedback: {error}", flush=True)

@@ -1,0 +1,117 @@
+"""The policy state that has a say: followed in Postgres, kept on disk, never a bad one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from sqlalchemy import Engine
+
+from infra.settings import Settings
+from models.errors import PolicyError
+from models.policy import PolicyState
+from monitoring.learner import newest_good
+from monitoring.policy_states import Stored, newest_mark
+from serving import metrics
+from serving.champion import Champion
+
+log = logging.getLogger("mixllm.policy")
+
+FOLDER: Final = "policy"
+
+
+class PolicyFollower:
+    """Keeps one reference to the newest good state of the running release."""
+
+    def __init__(
+        self, settings: Settings, champion: Champion, engine: Callable[[], Engine]
+    ) -> None:
+        self.settings, self.champion = settings, champion
+        self.last_error: str | None = None
+        self._engine = engine
+        self._stored: Stored | None = None
+        self._folder = settings.home / FOLDER
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def of(self, release: str) -> Stored | None:
+        """The state to decide by, with the release of this digest."""
+        stored = self._stored
+        return stored if stored is not None and stored.state.release == release else None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            running = self.champion.running
+            if running is not None:
+                try:
+                    self._follow(running.release.digest, running.release.candidates)
+                except Exception as error:  # Postgres is away: the state at hand stays
+                    log.warning("policy: %s", str(error).partition("\n")[0])
+            self._stop.wait(self.settings.policy_seconds if running else 0.2)
+
+    def _follow(self, release: str, candidates: list[str]) -> None:
+        now = self.of(release) or self._from_disk(release, candidates)
+        newest = newest_mark(self._engine(), release)
+        if newest is None:
+            return
+        if newest.refused is not None:
+            self._alert(f"policy state {newest.version} is refused: {newest.refused}")
+        elif now is not None and now.version == newest.version:
+            self.last_error = None
+            return
+        stored = newest_good(self._engine(), release)
+        if stored is None or stored.version != newest.version:
+            self._alert(f"policy state {newest.version} is refused")
+        else:
+            self.last_error = None
+        if stored is None or (now is not None and stored.version == now.version):
+            return
+        if stored.state.candidates != candidates:
+            self._alert(f"policy state {stored.version} is of other candidates")
+            return
+        self._take(stored)
+        self._to_disk(stored)
+
+    def _take(self, stored: Stored) -> None:
+        self._stored = stored
+        metrics.policy_version.set(stored.version)
+        metrics.policy_votes.set(stored.state.counts["applied"])
+        log.info("policy state %s decides", stored.version)
+
+    def _alert(self, message: str) -> None:
+        if message != self.last_error:
+            log.error("%s; the last good one stays", message)
+            metrics.policy_refused.inc()
+        self.last_error = message
+
+    def _from_disk(self, release: str, candidates: list[str]) -> Stored | None:
+        """The state of the last run, for a start without Postgres."""
+        for path in sorted(self._folder.glob(f"{release[:32]}-*.safetensors"), reverse=True):
+            try:
+                state = PolicyState.parse(path.read_bytes())
+                stored = Stored(int(path.stem.partition("-")[2]), state)
+            except (PolicyError, OSError, ValueError) as error:
+                self._alert(f"{path}: {error}")
+                continue
+            if state.release == release and state.candidates == candidates:
+                self._take(stored)
+                return stored
+        return None
+
+    def _to_disk(self, stored: Stored) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{stored.state.release[:32]}-{stored.version:012d}.safetensors"
+        part = path.with_suffix(f".{threading.get_ident()}.part")
+        part.write_bytes(stored.state.dump())
+        part.replace(path)
+        for old in sorted(self._folder.glob("*.safetensors"))[:-2]:
+            old.unlink(missing_ok=True)
