@@ -406,9 +406,30 @@ def schema() -> None:
 
 
 @app.command()
-def promote(version: Annotated[str, typer.Argument(help="A release's version.")]) -> None:
+def promote(
+    version: Annotated[str, typer.Argument(help="A release's version.")],
+    force: Annotated[bool, typer.Option("--force", help="Whatever the votes say.")] = False,
+) -> None:
     """Make a release champion; running services pick it up."""
-    registry(settings_with_stack()).promote(version)
+    settings = settings_with_stack()
+    opened = registry(settings)
+    champion = opened.alias("champion")
+    if not force and champion is not None and champion != version:
+        from monitoring.offpolicy import compare_releases
+
+        try:
+            found = compare_releases(opened, store(), version, champion)
+        except ReleaseError as error:
+            console.print(f"not compared by the log: {error}")
+            found = None
+        if found is not None:
+            console.print(f"by the votes on logged decisions: {found['verdict']}")
+        if found is not None and found["verdict"] == "worse":
+            raise ReleaseError(
+                f"by the votes on logged decisions release {version} is worse than the champion, "
+                f"{champion}: see mixllm ope --release {version} --against {champion}, or use --force"
+            )
+    opened.promote(version)
     console.print(f"release {version} is champion")
 
 
@@ -439,6 +460,193 @@ def releases() -> None:
             row.tags.get("code_revision", ""),
         )
     console.print(table)
+
+
+@app.command()
+def ope(
+    release: Annotated[str, typer.Option(help="The release in question.")],
+    against: Annotated[str | None, typer.Option(help="Another; the champion by default.")] = None,
+) -> None:
+    """Off-policy evaluation: what a release would have earned, from logged decisions and votes."""
+    from rich.markdown import Markdown
+
+    from models.ope import ope_table
+    from monitoring.offpolicy import compare_releases
+
+    opened = registry(settings_with_stack())
+    other = against or opened.alias("champion")
+    if other is None:
+        raise NoRelease("no release is champion yet; say --against")
+    found = compare_releases(opened, store(), release, other)
+    if found is None:
+        raise MixLLMError("there is no vote yet on a decision that these releases can be judged by")
+    console.print(Markdown(ope_table(found)))
+    for reason, count in found["left_out"].items():
+        console.print(f"left out: {count} votes, {reason}")
+
+
+policy = typer.Typer(help="What feedback has taught: policy states and the learner.")
+app.add_typer(policy, name="policy", no_args_is_help=True)
+
+
+@policy.command("learn")
+def policy_learn() -> None:
+    """Learn every vote that waits now, as the flow does."""
+    point_prefect(settings_with_stack())
+    from flows.learn import learn_from_feedback
+
+    found = learn_from_feedback()
+    console.print(f"{found['votes']} votes read; policy state {found['version'] or 'none yet'}")
+    show_policy(found["statistics"])
+
+
+@policy.command("list")
+def policy_list() -> None:
+    """Every policy state that is kept, the newest first."""
+    from monitoring.policy_states import list_states
+
+    table = Table("version", "release", "learned", "votes", "held", "cursor", "why", "refused")
+    for row in list_states(store()):
+        table.add_row(
+            str(row["version"]),
+            row["release_digest"][:12],
+            row["created_at"].strftime("%Y-%m-%d %H:%M:%S"),
+            str(row["statistics"]["applied"]),
+            str(row["statistics"]["held"]),
+            str(row["cursor"]),
+            row["reason"],
+            row["refused"] or "",
+        )
+    console.print(table)
+
+
+@policy.command("show")
+def policy_show(
+    version: Annotated[int | None, typer.Argument(help="A state's version; the newest.")] = None,
+) -> None:
+    """What a policy state has learned of each candidate, and who is held."""
+    from monitoring.policy_states import list_states
+
+    rows = [row for row in list_states(store()) if version in (None, row["version"])]
+    if not rows:
+        raise MixLLMError(f"no policy state {version or 'yet'}; see: mixllm policy list")
+    console.print(f"policy state {rows[0]['version']} of release {rows[0]['release_digest'][:12]}")
+    show_policy(rows[0]["statistics"])
+
+
+def show_policy(statistics: dict[str, Any]) -> None:
+    """A state's statistics."""
+    table = Table("candidate", "votes", "mean vote", "foreseen")
+    for name, row in statistics["candidates"].items():
+        if row["votes"]:
+            table.add_row(
+                name, str(row["votes"]), f"{row['mean_reward']:.3f}", f"{row['mean_predicted']:.3f}"
+            )
+    console.print(table)
+    counts = ("applied", "binary", "graded", "corrections", "held")
+    console.print(", ".join(f"{statistics[name]} {name}" for name in counts))
+    for reason, count in statistics["passed_over"].items():
+        console.print(f"passed over: {count} votes, {reason}")
+    if statistics["held_voters"]:
+        console.print(f"held voters: {', '.join(statistics['held_voters'])}")
+
+
+@policy.command("rollback")
+def policy_rollback(
+    version: Annotated[int, typer.Argument(help="The state to go back to.")],
+    reason: Annotated[str, typer.Option(help="Why; kept with the votes left out.")] = "by hand",
+) -> None:
+    """Go back to an older state for good: votes since then teach its release nothing."""
+    from monitoring.learner import roll_back
+
+    made = roll_back(store(), version, reason)
+    console.print(f"policy state {made} is state {version} again; services take it within a minute")
+
+
+@policy.command("rebuild")
+def policy_rebuild(
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave a voter's votes so far out for good.")
+    ] = None,
+) -> None:
+    """Learn the champion's whole log anew, and say whether the served state is the same."""
+    from flows.learn import subject_of
+    from monitoring.feedback import last_position
+    from monitoring.learner import leave_out, rebuild
+
+    settings, engine = settings_with_stack(), store()
+    for voter in without or []:
+        leave_out(engine, voter, "by hand")
+    subject = subject_of(settings)
+    with progress_bar("replaying votes", last_position(engine), "vote") as advance:
+        learned, same = rebuild(engine, subject, advance)
+    if same:
+        console.print(f"{learned.votes} votes: the same, byte for byte, as state {learned.version}")
+    else:
+        console.print(f"{learned.votes} votes: another state, {learned.version}, which serves now")
+
+
+@app.command("update-predictors")
+def update_predictors_command(data: Data) -> None:
+    """Refit predictors for which enough graded feedback has come; makes a challenger."""
+    point_prefect(settings_with_stack())
+    from flows.update_predictors import update_predictors
+
+    found = update_predictors(str(data.resolve()))
+    for name in found["refused"]:
+        console.print(f"refused by its gate: {name}")
+    if found["version"] is None:
+        console.print("no predictor was refitted")
+    else:
+        names = ", ".join(found["refitted"])
+        console.print(
+            f"release {found['version']}, challenger: refitted {names}; "
+            f"promote it: mixllm promote {found['version']}"
+        )
+
+
+feedback_app = typer.Typer(help="Say how good answers were.")
+app.add_typer(feedback_app, name="feedback", no_args_is_help=True)
+
+
+@feedback_app.command("import")
+def feedback_import(
+    file: Annotated[Path, typer.Argument(help="Output items of an OpenAI evaluation, JSON Lines.")],
+) -> None:
+    """Send the scores of an OpenAI evaluation run to the running service."""
+    settings = settings_with_stack()
+    lines = [line for line in file.read_bytes().splitlines() if line.strip()]
+    kept = 0
+    for start in range(0, len(lines), IMPORT_LINES):
+        body = b"\n".join(lines[start : start + IMPORT_LINES])
+        answer = ask_service(settings, "POST", "/v1/feedback/import", content=body)
+        kept += answer["kept"]
+        for refused in answer["refused"]:
+            console.print(f"{file}, line {start + refused['index'] + 1}: {refused['message']}")
+    console.print(f"{kept} of {len(lines)} votes kept")
+
+
+IMPORT_LINES = 1000
+
+
+def ask_service(settings: Settings, method: str, path: str, **request: Any) -> dict[str, Any]:
+    """The running service's answer. Raises MixLLMError."""
+    try:
+        response = httpx.request(
+            method,
+            f"{settings.service_url}{path}",
+            headers=settings.key_header,
+            timeout=60,
+            **request,
+        )
+    except httpx.HTTPError as error:
+        raise MixLLMError(
+            f"no service answers at {settings.service_url} ({error}); start it: mixllm up"
+        ) from error
+    answer: dict[str, Any] = response.json()
+    if response.is_error:
+        raise MixLLMError(answer["error"]["message"])
+    return answer
 
 
 candidate = typer.Typer(help="Change the candidates of a release, one at a time.")
@@ -554,20 +762,8 @@ def route(
     """Ask the running service whom to send a query to, and why."""
     settings = settings_with_stack()
     body = {"query": query, "explain": True, "candidates": candidate or None}
-    try:
-        response = httpx.post(
-            f"{settings.service_url}/v1/route",
-            json={**body, "willingness_to_pay": willingness_to_pay},
-            headers=settings.key_header,
-            timeout=30,
-        )
-    except httpx.HTTPError as error:
-        raise MixLLMError(
-            f"no service answers at {settings.service_url} ({error}); start it: mixllm up"
-        ) from error
-    answer = response.json()
-    if response.is_error:
-        raise MixLLMError(answer["error"]["message"])
+    body["willingness_to_pay"] = willingness_to_pay
+    answer = ask_service(settings, "POST", "/v1/route", json=body)
     if as_json:
         print(json.dumps(answer, indent=2))
         return
@@ -688,6 +884,35 @@ def experiment_latency(
     console.print(f"written to {out}")
 
 
+@experiment.command("online")
+def experiment_online(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder of the report; runs in it are kept.")] = Path(
+        "online"
+    ),
+    share: Annotated[
+        list[float] | None,
+        typer.Option(min=0.05, max=0.95, help="Trained offline; 0.3, 0.5 and 0.7 by default."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many orders of the stream.")] = 5,
+) -> None:
+    """What feedback teaches: a stream of queries of which only the chosen LLM's outcome is seen."""
+    from rich.markdown import Markdown
+
+    from infra import online_experiment
+    from models.evaluation_set import read_evaluation_set
+    from models.online_report import write_report
+
+    evaluations = read_evaluation_set(data)
+    shares = share or [0.3, 0.5, 0.7]
+    runs = online_experiment.run(
+        evaluations, settings_with_stack(), out, shares, range(seeds), progress_bar
+    )
+    write_report([row for row in runs if row["set"] == evaluations.name], out)
+    console.print(Markdown((out / "online.md").read_text()))
+    console.print(f"written to {out}")
+
+
 keys = typer.Typer(help="API keys of the service: who may ask, how often, for how much.")
 app.add_typer(keys, name="keys", no_args_is_help=True)
 
@@ -712,11 +937,21 @@ def keys_create(
     ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     monthly_budget: Annotated[float | None, typer.Option(min=0, help="USD a month.")] = None,
+    explore: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="How often another LLM than the best is drawn."),
+    ] = None,
 ) -> None:
     """Make a key and show it, this once; from then on the service asks for keys."""
+    from models.exploration import Exploration
     from monitoring.keys import create_key
 
-    _, secret = create_key(store(), name, scope or ["route"], requests_per_minute, monthly_budget)
+    exploration = None
+    if explore is not None:
+        exploration = Exploration(kind="epsilon", epsilon=explore)
+    _, secret = create_key(
+        store(), name, scope or ["route"], requests_per_minute, monthly_budget, exploration
+    )
     print(secret)
     console.print("shown this once; services know it within a few seconds", style="dim")
 

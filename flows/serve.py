@@ -10,6 +10,7 @@ from flows.audit_tags import audit_flow
 from flows.change_candidate import change_candidate
 from flows.learn import learn_from_feedback, watch_feedback
 from flows.train_router import train_router
+from flows.update_predictors import update_predictors
 from infra.settings import read_settings
 
 
@@ -37,6 +38,12 @@ def main() -> None:
         audit_flow.to_deployment(
             name="audit-tags",
             description="Tag and cluster an evaluation set's queries, and say what that is worth.",
+            tags=["mixllm"],
+            concurrency_limit=1,
+        ),
+        update_predictors.to_deployment(
+            name="update-predictors",
+            description="Refit single predictors from graded feedback; makes a challenger.",
             tags=["mixllm"],
             concurrency_limit=1,
         ),

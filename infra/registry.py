@@ -123,6 +123,19 @@ class Registry:
         self.client.set_terminated(run_id)
         return run_id
 
+    def note_evaluation(
+        self, version: str, name: str, files: Iterable[Path], tags: Mapping[str, str]
+    ) -> None:
+        """Put a later evaluation of a release on its version: files on its run, verdict in its tags.
+
+        Raises NoRelease.
+        """
+        run_id = self._router_version(version).run_id
+        for file in files:
+            self.client.log_artifact(run_id, str(file), name)
+        for key, value in tags.items():
+            self.client.set_model_version_tag(ROUTER, version, key, value)
+
     def _register_part(self, run: Any, root: Path, part: Pin, tags: Mapping[str, str]) -> str:
         known = self._find(part.name, part.digest)
         if known is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from models import vote_scale
 from models.compiled import CompiledPredictors
 from models.decision import Estimates
 from models.digest import digest_bytes
@@ -53,7 +54,8 @@ class PolicyState:
     """release: its digest. directions: (g, d, k) float32, where uncertainty looks; sees: (L,) which of
     them is whose. inverses: (L, k + 1, k + 1) float64, A_l⁻¹. cursor: the last vote's position.
     counts: what became of the votes, see ``COUNTS``; passed_over: reason → how many votes were about
-    something that this release does not have. rewards, predictions: (L,) sums over the votes."""
+    something that this release does not have. scales: (2, 5), the scale of binary and of graded votes,
+    see ``models.vote_scale``. rewards, predictions: (L,) sums over the votes."""
 
     release: str
     candidates: list[str]
@@ -65,6 +67,7 @@ class PolicyState:
     cursor: int = 0
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     passed_over: dict[str, int] = field(default_factory=dict)
+    scales: np.ndarray = field(default_factory=lambda: np.zeros((2, vote_scale.SUMS)))
     rewards: np.ndarray = field(default_factory=lambda: np.zeros(0))
     predictions: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -112,18 +115,22 @@ class PolicyState:
             return self.pass_over("no such candidate")
         i = self.candidates.index(vote.llm)
         weighted, _ = self.network.weighted(vote.embedding)
-        expected = float(np.clip(vote.predicted + weighted[i], 0.0, 1.0))
+        sums = self.scales[int(vote.graded)]
+        level, slope = vote_scale.line(sums)
+        foreseen = level + slope * vote.predicted
+        expected = float(np.clip(foreseen + slope * weighted[i], 0.0, 1.0))
         weight = self.voters.weigh(vote.voter, expected, vote.reward)
         if weight == 0.0:
             self.counts["held"] += 1
             return None
         if vote.replaced is None:
             self._see(i, vote.embedding)
-        replaced = None if vote.replaced is None else vote.replaced - vote.predicted
+            vote_scale.add(sums, vote.predicted, vote.reward)
+        replaced = None if vote.replaced is None else (vote.replaced - foreseen) / slope
         self.network.learn(
             vote.embedding,
             i,
-            vote.reward - vote.predicted,
+            (vote.reward - foreseen) / slope,
             weight * copy_counts(vote.decision),
             vote.graded,
             replaced,
@@ -155,6 +162,10 @@ class PolicyState:
         return {
             **self.counts,
             "passed_over": self.passed_over,
+            "scales": {
+                kind: dict(zip(("level", "slope"), vote_scale.line(sums), strict=True))
+                for kind, sums in zip(("binary", "graded"), self.scales, strict=True)
+            },
             "voters": len(self.voters.voters),
             "held_voters": self.voters.held,
             "candidates": {
@@ -174,7 +185,7 @@ class PolicyState:
         count, size = len(self.candidates), self.directions.shape[2] + 1
         if self.inverses.shape != (count, size, size) or self.sees.shape != (count,):
             raise PolicyError(f"A is {self.inverses.shape}, not {(count, size, size)}")
-        for name in ("directions", "inverses", "rewards", "predictions"):
+        for name in _ARRAYS:
             if not np.isfinite(getattr(self, name)).all():
                 raise PolicyError(f"{name} not finite")
         if np.abs(self.inverses - self.inverses.transpose(0, 2, 1)).max(initial=0.0) > ASYMMETRY:
@@ -225,7 +236,7 @@ class PolicyState:
         return state
 
 
-_ARRAYS: Final = ("directions", "sees", "inverses", "rewards", "predictions")
+_ARRAYS: Final = ("directions", "sees", "inverses", "scales", "rewards", "predictions")
 _PLAIN: Final = ("release", "candidates", "cursor", "counts", "passed_over")
 
 

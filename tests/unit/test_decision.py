@@ -17,6 +17,7 @@ def estimates(
 ) -> Estimates:
     row = {"quality": quality, "cost": cost, "time": time, "uncertainty": (0.1, 0.2, 0.3)}
     row |= {"prompt_tokens": (10.0,) * 3, "response_tokens": (20.0,) * 3}
+    row |= {"feedback": (0.0,) * 3}
     return Estimates(**{name: np.array([values]) for name, values in row.items()})
 
 

@@ -12,7 +12,7 @@ def workload(rate: float, concurrency: int, count: int = 400) -> Workload:
     shape = (count, 2)
     quality = np.tile([0.9, 0.6], (count, 1))
     ones = np.ones(shape)
-    estimates = Estimates(quality, ones, ones, 0.01 * ones, 10 * ones, 0 * ones)
+    estimates = Estimates(quality, ones, ones, 0.01 * ones, 10 * ones, 0 * ones, 0 * ones)
     return Workload(
         candidates=["good", "spare"],
         estimates=estimates,

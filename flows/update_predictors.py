@@ -1,0 +1,214 @@
+"""The flow that refits single predictors from graded feedback: a challenger, never a champion."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from prefect import flow, get_run_logger, runtime, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.change_candidate import fetch
+from flows.learn import open_store
+from flows.train_router import RETRIES, embed
+from infra.registry import Registry
+from infra.settings import Settings, read_settings
+from models.errors import EvaluationSetError
+from models.evaluation_set import EvaluationSet, read_evaluation_set
+from models.fitting import fit_predictors
+from models.inputs import QueryInputs
+from models.manifest import read_manifest
+from models.predictors import Predictor, shared_maps
+from models.refitting import GradedAnswers, due, with_answers
+from models.release import change_release
+from monitoring.graded import graded_answers, read_votes
+from monitoring.learner import newest_good
+
+# Of the graded answers so many of the newest are not learned from: the refit is judged by them.
+HELD_OUT: Final = 0.2
+# A refit may err this much more, as a share, on the evaluation set's test queries.
+TOLERANCE: Final = 0.02
+SEEN: Final = "feedback_upto"
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A refitted predictor beside the old one. errors: mean squared, of (old, new), on the newest
+    graded answers and on the evaluation set's test queries."""
+
+    predictor: Predictor
+    rows: int
+    on_feedback: tuple[float, float]
+    on_test: tuple[float, float]
+
+    @property
+    def passes(self) -> bool:
+        """No worse on what users said last, and not noticeably worse on the test queries."""
+        return (
+            self.on_feedback[1] <= self.on_feedback[0]
+            and self.on_test[1] <= (1 + TOLERANCE) * self.on_test[0]
+        )
+
+
+@task(name="read graded answers", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def read_graded(folder: Path, settings: Settings) -> tuple[GradedAnswers, np.ndarray]:
+    """Every graded answer that the release's predictors could learn from, and their positions."""
+    manifest, engine = read_manifest(folder), open_store(settings)
+    stored = newest_good(engine, manifest.digest)
+    held = stored.state.voters.held if stored else []
+    votes = read_votes(engine, manifest.digest, manifest.encoder.encoder, held, graded=True)
+    for reason, count in votes.left_out.items():
+        get_run_logger().info("%d graded votes left out: %s", count, reason)
+    return graded_answers(votes, manifest.catalog.names)
+
+
+@task(name="refit", task_run_name="refit {name}", cache_policy=NO_CACHE)
+def refit_one(
+    name: str,
+    old: Predictor,
+    maps_of: Sequence[Predictor],
+    train: tuple[EvaluationSet, QueryInputs],
+    test: tuple[EvaluationSet, QueryInputs],
+    answers: GradedAnswers,
+    upto: int,
+) -> Refit:
+    """Fit on the training queries and all but the newest graded answers; judge by the rest."""
+    cut = max(1, round((1 - HELD_OUT) * len(answers)))
+    first = np.arange(len(answers)) < cut
+    data, inputs = with_answers(*train, answers.where(first))
+    (fitted,) = fit_predictors(data, inputs, old.encoder, [name], maps=shared_maps(maps_of))
+    new = replace(fitted.predictor, metrics={**fitted.predictor.metrics, SEEN: float(upto)})
+    late = answers.where(~first)
+    quality = test[0].matrix("quality", [name])[:, 0]
+    known = np.isfinite(quality)
+    return Refit(
+        new,
+        cut,
+        errors(old, new, late.inputs, late.quality),
+        errors(old, new, test[1][known], quality[known]),
+    )
+
+
+def errors(
+    old: Predictor, new: Predictor, inputs: QueryInputs, quality: np.ndarray
+) -> tuple[float, float]:
+    """Mean squared errors of two predictors."""
+    if not len(quality):
+        return 0.0, 0.0
+    return (
+        float(np.mean((old.predict(inputs)[0] - quality) ** 2)),
+        float(np.mean((new.predict(inputs)[0] - quality) ** 2)),
+    )
+
+
+@flow(name="update-predictors", validate_parameters=False)
+def update_predictors(data: str, base: str | None = None) -> dict[str, Any]:
+    """Refit the predictors for which enough graded feedback has come.
+
+    data: the evaluation set that the release was trained on. base: the release to change, the champion
+    by default. Returns {"version" or None, "refitted", "refused"}.
+    Raises EvaluationSetError where it is another set.
+    """
+    settings, log = read_settings(), get_run_logger()
+    version, folder = fetch(base, settings)
+    manifest = read_manifest(folder)
+    train, test = read_evaluation_set(Path(data)).split()
+    if train.digest != manifest.data.digest:
+        raise EvaluationSetError(
+            f"release {version} was trained on {manifest.data.name!r}, not on {train.name!r} as it "
+            "is now"
+        )
+    answers, positions = read_graded(folder, settings)
+    predictors = {
+        name: Predictor.load(folder / pin.folder) for name, pin in manifest.predictors.items()
+    }
+    unseen = [
+        bool(position > predictors[llm].metrics.get(SEEN, 0.0))
+        for llm, position in zip(answers.llms, positions, strict=True)
+    ]
+    names = due(
+        answers.where(np.array(unseen, dtype=bool)).counts(),
+        {name: p.metrics["rows"] for name, p in predictors.items()},
+    )
+    log.info("due: %s", ", ".join(names) or "nobody")
+    if not names:
+        return {"version": None, "refitted": [], "refused": []}
+    encoder = folder / manifest.encoder.folder
+    read = [(part, embed(part, encoder, settings)) for part in (train, test)]
+    refits = []
+    for name in names:
+        mine = np.array([llm == name for llm in answers.llms])
+        refits.append(
+            refit_one(
+                name,
+                predictors[name],
+                list(predictors.values()),
+                read[0],
+                read[1],
+                answers.where(mine),
+                int(positions[mine].max()),
+            )
+        )
+    report = refit_table(refits)
+    create_markdown_artifact(key="refits", markdown=report)
+    good = [refit for refit in refits if refit.passes]
+    refused = [refit.predictor.llm for refit in refits if not refit.passes]
+    if not good:
+        log.warning("no refit passes its gate:\n%s", report)
+        return {"version": None, "refitted": [], "refused": refused}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for number, refit in enumerate(good):
+            entry = manifest.catalog.get(refit.predictor.llm)
+            changed = root / f"release-{number}"
+            change_release(folder, changed, put=(refit.predictor, entry))
+            folder = changed
+        new = register_refits(folder, version, good, report, settings)
+    return {"version": new, "refitted": [r.predictor.llm for r in good], "refused": refused}
+
+
+@task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
+def register_refits(
+    folder: Path, base: str, refits: Sequence[Refit], report: str, settings: Settings
+) -> str:
+    """Register the changed release as challenger; returns its version."""
+    registry = Registry(settings.registry_uri, settings.home / "registry")
+    names = ", ".join(refit.predictor.llm for refit in refits)
+    with tempfile.TemporaryDirectory() as name:
+        reports = Path(name)
+        (reports / "refits.md").write_text(report + "\n")
+        (reports / "change.json").write_text(json.dumps({"base": base, "refitted": names}))
+        version = registry.register_release(
+            folder,
+            parameters={"base_release": base, "change": f"refit from feedback: {names}"[:500]},
+            metrics={},
+            reports=reports,
+            flow_run=str(runtime.flow_run.get_id() or "none"),
+        )
+    registry.challenge(version)
+    get_run_logger().info("release %s, challenger: refitted %s", version, names)
+    return version
+
+
+def refit_table(refits: Sequence[Refit]) -> str:
+    """Markdown: each refit's errors beside the old predictor's."""
+    lines = [
+        "Mean squared error of the predicted quality, old → new; the newest "
+        f"{HELD_OUT:.0%} of the graded answers were not learned from.",
+        "",
+        "| candidate | graded rows learned | on the newest | on the test queries | gate |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for refit in refits:
+        (a, b), (c, d) = refit.on_feedback, refit.on_test
+        lines.append(
+            f"| {refit.predictor.llm} | {refit.rows} | {a:.4f} → {b:.4f} | {c:.4f} → {d:.4f} | "
+            f"{'passes' if refit.passes else 'refused'} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Refitting predictors from feedback: graded answers and measured tokens become training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from models.evaluation_set import EvaluationSet, complete
+from models.inputs import QueryInputs
+
+SOURCE: Final = "feedback"
+# A predictor is due once this many graded rows have come, or this share of what it was fitted on.
+LEAST_ROWS: Final = 100
+LEAST_SHARE: Final = 0.1
+
+
+@dataclass(frozen=True)
+class GradedAnswers:
+    """n answers whose quality somebody graded. ids: (n,) of their decisions. llms: (n,). inputs: the n
+    queries as predictors read them. cost_usd: NaN where only prices tell."""
+
+    ids: Sequence[str]
+    llms: Sequence[str]
+    inputs: QueryInputs
+    quality: np.ndarray
+    prompt_tokens: np.ndarray
+    response_tokens: np.ndarray
+    cost_usd: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def where(self, keep: np.ndarray) -> GradedAnswers:
+        """Those that a boolean mask keeps."""
+        rows = np.flatnonzero(keep)
+        return GradedAnswers(
+            [self.ids[i] for i in rows.tolist()],
+            [self.llms[i] for i in rows.tolist()],
+            self.inputs[rows],
+            self.quality[rows],
+            self.prompt_tokens[rows],
+            self.response_tokens[rows],
+            self.cost_usd[rows],
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Candidate → how many."""
+        names, numbers = np.unique(np.array(self.llms, dtype=object), return_counts=True)
+        return {str(n): int(c) for n, c in zip(names, numbers, strict=True)}
+
+
+def due(answers: Mapping[str, int], fitted: Mapping[str, float]) -> list[str]:
+    """Whose predictor is to be refitted. answers: candidate → graded rows that its predictor has not
+    seen; fitted: candidate → rows it was fitted on."""
+    return [
+        name
+        for name, rows in fitted.items()
+        if answers.get(name, 0) >= max(LEAST_ROWS, LEAST_SHARE * rows)
+    ]
+
+
+def with_answers(
+    data: EvaluationSet, inputs: QueryInputs, answers: GradedAnswers
+) -> tuple[EvaluationSet, QueryInputs]:
+    """An evaluation set's rows, then the graded answers', as predictors are fitted on.
+
+    The queries of the answers have no text: predictors read their ``inputs``.
+    """
+    queries = pd.DataFrame({"query_id": list(answers.ids), "query": "", "source": SOURCE})
+    outcomes = pd.DataFrame(
+        {
+            "query_id": list(answers.ids),
+            "llm": list(answers.llms),
+            "quality": answers.quality,
+            "prompt_tokens": answers.prompt_tokens,
+            "response_tokens": answers.response_tokens,
+            "cost_usd": answers.cost_usd,
+            "latency_seconds": np.nan,
+        }
+    )
+    joined = EvaluationSet(
+        queries=pd.concat([data.queries, queries], ignore_index=True),
+        outcomes=pd.concat([data.outcomes, complete(outcomes, data.catalog)], ignore_index=True),
+        catalog=data.catalog,
+        name=f"{data.name} and {len(answers)} graded answers",
+        notes=data.notes,
+    )
+    unread = None
+    if inputs.unread is not None:  # the encoder's tuning learned from no answer
+        unread = np.concatenate([inputs.unread, np.ones(len(answers), dtype=bool)])
+    both = QueryInputs(
+        np.concatenate([inputs.embeddings, answers.inputs.embeddings]),
+        np.concatenate([inputs.forms, answers.inputs.forms]),
+        np.concatenate([inputs.tokens, answers.inputs.tokens]),
+        unread,
+    )
+    return joined, both

@@ -1,0 +1,73 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from models.ope import (
+    LoggedVotes,
+    compare_policies,
+    evaluate_policy,
+    ope_table,
+    resamples,
+)
+
+COUNT = 4
+
+
+def world(
+    rng: np.random.Generator, n: int, epsilon: float, model: Callable[[np.ndarray], np.ndarray]
+) -> tuple[LoggedVotes, np.ndarray, np.ndarray]:
+    """(log, true mean reward (n, L), a better policy than the logged)."""
+    truth = rng.uniform(0.2, 0.9, size=(n, COUNT))
+    logged = np.full((n, COUNT), epsilon / COUNT)
+    logged[np.arange(n), rng.integers(COUNT, size=n)] += 1 - epsilon
+    choice = np.array([rng.choice(COUNT, p=row) for row in logged])
+    rows = np.arange(n)
+    reward = (rng.random(n) < truth[rows, choice]).astype(float)
+    target = np.eye(COUNT)[np.argmax(truth, axis=1)]
+    return LoggedVotes(choice, logged[rows, choice], reward, model(truth)), truth, target
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_estimates_hold_the_truth(seed: int, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    log, truth, target = world(
+        rng, 4000, 0.4, lambda t: np.clip(t + noise * rng.normal(size=t.shape), 0, 1)
+    )
+    found = evaluate_policy(log, target, resamples(len(log)))
+    true = float((target * truth).sum(axis=1).mean())
+    for value in (found.ips, found.snips, found.dr):
+        width = value.high - value.low
+        assert value.low - width / 2 < true < value.high + width / 2
+    assert found.dr.high - found.dr.low < found.ips.high - found.ips.low
+    assert found.mean_weight == pytest.approx(1.0, abs=0.15)
+    assert found.unsupported == 0.0
+    assert found.supported
+
+
+def test_doubly_robust_forgives_a_wrong_model(rng: np.random.Generator) -> None:
+    log, truth, target = world(rng, 6000, 0.5, lambda t: np.full(t.shape, 0.1))
+    found = evaluate_policy(log, target, resamples(len(log)))
+    assert found.dr.value == pytest.approx(float((target * truth).sum(axis=1).mean()), abs=0.05)
+
+
+def test_a_log_without_exploration_cannot_tell(rng: np.random.Generator) -> None:
+    log, _, target = world(rng, 2000, 0.0, lambda t: t)
+    found = evaluate_policy(log, target, resamples(len(log)))
+    assert found.unsupported == pytest.approx(0.75, abs=0.05)
+    assert not found.supported
+    compared = compare_policies(log, {"a": target, "b": target[::-1]}, "a", "b")
+    assert compared["verdict"] == "unknown"
+    assert "Explore" in ope_table(compared)
+
+
+def test_the_better_policy_is_found_better_and_the_worse_worse(rng: np.random.Generator) -> None:
+    log, truth, target = world(rng, 4000, 0.5, lambda t: t)
+    poor = np.eye(COUNT)[np.argmin(truth, axis=1)]
+    found = compare_policies(log, {"a": target, "b": poor}, "a", "b")
+    assert found["verdict"] == "better"
+    assert found["gain"]["low"] > 0.3
+    assert compare_policies(log, {"a": poor, "b": target}, "a", "b")["verdict"] == "worse"
+    assert compare_policies(log, {"a": target, "b": target}, "a", "b")["verdict"] == "no worse"
+    assert "**better**" in ope_table(found)
