@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from infra.stack import free_loopback_port as free_port
 
@@ -49,6 +50,16 @@ def start(home: Path, database: str, log: Path, **settings: str) -> tuple[Any, i
             start_new_session=True,
         )
     return process, port
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End a process and everything it started, at once."""
+    family = [psutil.Process(process.pid)]
+    family += family[0].children(recursive=True)
+    for member in family:
+        member.kill()
+    psutil.wait_procs(family, timeout=10)
+    process.wait()
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,312 @@
+"""Feedback over HTTP: durable, checked, learned from, and what was learned decides."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from sqlalchemy import Engine, text
+
+from infra.database import connect
+from infra.registry import Registry
+from models.release import Release
+from monitoring.decisions import insert_decisions
+from monitoring.feedback import read_feedback
+from monitoring.keys import create_key, revoke_key
+from monitoring.learner import learn
+from processes import free_port, kill, start, stop, wait_for
+from votes import decide, subject_of
+
+QUERY = "Compute 2 + 2. Give only the number."
+
+
+@dataclass
+class Service:
+    client: httpx.Client
+    process: subprocess.Popen[bytes]
+    engine: Engine
+    database: str
+    home: Path
+    release: Release
+
+    def decide(self, **wishes: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.post(
+            "/v1/route", json={"query": QUERY, **wishes}
+        ).json()
+        return answer
+
+    def vote(self, decision: str, **told: Any) -> httpx.Response:
+        body = {"decision_id": decision, **told}
+        return self.client.post("/v1/feedback", json=body)
+
+    def votes_on(self, decision: str, count: int) -> list[dict[str, Any]]:
+        """The rows of the log, once there are so many."""
+
+        def found() -> list[dict[str, Any]]:
+            rows = read_feedback(self.engine, UUID(decision))
+            return rows if len(rows) >= count else []
+
+        rows: list[dict[str, Any]] = wait_for(found)
+        return rows
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, release_folder: Path, postgres: str
+) -> Iterator[Service]:
+    home = tmp_path_factory.mktemp("service")
+    admin = connect(postgres)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE DATABASE votes"))
+    database = admin.url.set(database="votes").render_as_string(hide_password=False)
+    admin.dispose()
+    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    registry.promote(
+        registry.register_release(release_folder, {}, {}, tmp_path_factory.mktemp("r"), "run")
+    )
+    process, port = start(home, database, home / "service.log", MIXLLM_POLICY_SECONDS="0.2")
+    engine = connect(database)
+    folder = registry.fetch("1")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+        wait_for(lambda: client.get("/readyz").is_success)
+        yield Service(client, process, engine, database, home, Release.load(folder))
+    stop(process)
+    engine.dispose()
+
+
+def test_a_vote_is_kept_once_and_corrected(service: Service) -> None:
+    decision = service.decide()["decision_id"]
+    for satisfied in (True, True, False):
+        response = service.vote(decision, satisfied=satisfied, comment="\x00 fine")
+        assert response.status_code == 200
+        assert response.json() == {"status": "kept"}
+    rows = service.votes_on(decision, 2)
+    assert [(r["satisfied"], r["revision"]) for r in rows] == [(True, 1), (False, 2)]
+    shown = service.client.get(f"/v1/decisions/{decision}/feedback").json()
+    assert [row["revision"] for row in shown] == [1, 2]
+    assert shown[0]["comment"] == "\ufffd fine"
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "message"),
+    [
+        ({}, 422, "satisfied or quality"),
+        ({"satisfied": True, "quality": 0.5}, 422, "satisfied or quality"),
+        ({"quality": 1.5}, 422, "quality"),
+        ({"quality": float("nan")}, 422, ""),
+        ({"satisfied": "yes"}, 422, "satisfied"),
+        ({"satisfied": True, "sorce": "me"}, 422, "sorce"),
+    ],
+)
+def test_what_is_no_vote_is_refused(
+    service: Service, told: dict[str, Any], status: int, message: str
+) -> None:
+    decision = service.decide()["decision_id"]
+    body = json.dumps({"decision_id": decision, **told})
+    kind = {"content-type": "application/json"}
+    response = service.client.post("/v1/feedback", content=body, headers=kind)
+    assert response.status_code == status
+    assert message in response.text
+
+
+def test_a_vote_needs_a_decision_of_the_last_days(service: Service) -> None:
+    assert service.vote(str(uuid4()), satisfied=True).status_code == 404
+    assert service.vote("x" * 36, satisfied=True).status_code == 422
+    (old,) = decide(service.release, 1)
+    old["decided_at"] = (datetime.now(UTC) - timedelta(days=31)).isoformat()
+    insert_decisions(service.engine, [old])
+    response = service.vote(old["id"], satisfied=True)
+    assert response.status_code == 422
+    assert "feedback is taken for 30 days" in response.json()["error"]["message"]
+
+
+def test_a_batch_keeps_what_is_good(service: Service) -> None:
+    good = [service.decide()["decision_id"] for _ in range(3)]
+    feedback = [{"decision_id": d, "quality": 0.25} for d in (*good, str(uuid4()))]
+    answer = service.client.post("/v1/feedback/batch", json={"feedback": feedback}).json()
+    assert answer["kept"] == 3
+    (refused,) = answer["refused"]
+    assert refused["index"] == 3
+    assert "no decision" in refused["message"]
+    assert service.votes_on(good[0], 1)[0]["quality"] == 0.25
+
+
+def test_scores_of_an_openai_evaluation_are_taken(service: Service) -> None:
+    graded, passed = (service.decide()["decision_id"] for _ in range(2))
+    items = [
+        {
+            "object": "eval.run.output_item",
+            "eval_id": "eval_1",
+            "status": "pass",
+            "datasource_item": {"decision_id": graded},
+            "results": [{"name": "a", "score": 0.5}, {"name": "b", "score": 1.0}],
+        },
+        {
+            "status": "fail",
+            "datasource_item": {"mixllm": {"decision_id": passed}},
+            "results": [{"name": "a", "passed": False}],
+        },
+        {"status": "pass"},
+        {"status": "pass", "datasource_item": {"decision_id": graded}, "results": [{"score": 7}]},
+    ]
+    lines = "\n".join([*map(json.dumps, items), "not JSON"])
+    answer = service.client.post("/v1/feedback/import", content=lines).json()
+    assert answer["kept"] == 2
+    assert [row["index"] for row in answer["refused"]] == [2, 3, 4]
+    (row,) = service.votes_on(graded, 1)
+    assert (row["quality"], row["source"]) == (0.75, "openai-eval:eval_1")
+    assert service.votes_on(passed, 1)[0]["satisfied"] is False
+
+
+def test_what_votes_teach_decides_within_seconds(service: Service) -> None:
+    before = service.decide(explain=True)
+    for i in range(150):
+        decision = service.decide()
+        if decision["llm"] == before["llm"]:
+            service.vote(decision["decision_id"], satisfied=i % 12 == 0, source=f"u{i % 6}")
+    wait_for(lambda: service.client.get("/v1/release").json()["unwritten_feedback"] == 0)
+    learned = learn(service.engine, subject_of(service.release))
+    assert learned.state.passed_over == {}
+    wait_for(
+        lambda: service.client.get("/v1/release").json()["policy"]["version"] == learned.version
+    )
+    after = service.decide(explain=True)
+    assert after["llm"] != before["llm"]
+    scores = {row["llm"]: row["terms"]["feedback"] for row in after["explanation"]["scores"]}
+    assert scores[before["llm"]] < -0.2
+    stored = service.client.get(f"/v1/decisions/{after['decision_id']}").json()
+    assert stored["policy_version"] == learned.version
+    metrics = service.client.get("/metrics").text
+    assert f"mixllm_policy_version {float(learned.version or 0)}" in metrics
+    assert "mixllm_feedback_total" in metrics
+
+
+def test_a_corrupted_state_is_not_served_and_an_alert_is_raised(service: Service) -> None:
+    for _ in range(5):
+        service.vote(service.decide()["decision_id"], satisfied=True)
+    wait_for(lambda: service.client.get("/v1/release").json()["unwritten_feedback"] == 0)
+    good = service.client.get("/v1/release").json()["policy"]["version"]
+    with service.engine.begin() as connection:  # written, and bad at once: nobody can take it first
+        columns = "release_digest, cursor, created_at, reason, digest, state, statistics"
+        bad = "release_digest, cursor, now(), 'bad', digest, 'rubbish'::bytea, statistics"
+        connection.execute(
+            text(
+                f"INSERT INTO policy_states ({columns}) SELECT {bad} FROM policy_states "
+                "ORDER BY version DESC LIMIT 1"
+            )
+        )
+    alert = wait_for(lambda: service.client.get("/v1/release").json()["policy"]["last_error"])
+    assert "refused" in alert
+    assert service.client.get("/v1/release").json()["policy"]["version"] == good
+    assert service.decide()["fallback"] is None
+    assert "mixllm_policy_refused_total 1.0" in service.client.get("/metrics").text
+    learned = learn(service.engine, subject_of(service.release))
+    wait_for(
+        lambda: service.client.get("/v1/release").json()["policy"]["version"] == learned.version
+    )
+    assert service.client.get("/v1/release").json()["policy"]["last_error"] is None
+
+
+def test_choices_can_be_drawn(service: Service) -> None:
+    wish = {"kind": "epsilon", "epsilon": 0.9}
+    seen = set()
+    for _ in range(30):
+        answer = service.decide(explain=True, exploration=wish)
+        rows = {row["llm"]: row["probability"] for row in answer["explanation"]["scores"]}
+        assert sum(rows.values()) == pytest.approx(1.0)
+        assert answer["propensity"] == pytest.approx(rows[answer["llm"]])
+        assert answer["propensity"] < 1.0
+        seen.add(answer["llm"])
+    assert len(seen) > 2
+    response = service.client.post(
+        "/v1/route", json={"query": QUERY, "exploration": {"kind": "epsilom"}}
+    )
+    assert response.status_code == 422
+
+
+def test_a_key_votes_on_its_own_decisions_only(service: Service) -> None:
+    secrets = {}
+    for name, scopes in (("a", ["route", "feedback"]), ("b", ["feedback"]), ("boss", ["admin"])):
+        _, secrets[name] = create_key(service.engine, name, scopes)
+    headers = {name: {"x-api-key": secret} for name, secret in secrets.items()}
+    body = {"query": QUERY}
+
+    def routed() -> str | None:
+        response = service.client.post("/v1/route", json=body, headers=headers["a"])
+        return response.json().get("decision_id") if response.is_success else None
+
+    wait_for(lambda: service.client.post("/v1/route", json=body).status_code == 401)
+    decision = wait_for(routed)
+    vote = {"decision_id": decision, "satisfied": True}
+    try:
+        for name, status in (("b", 404), ("a", 200), ("boss", 200)):
+            response = service.client.post("/v1/feedback", json=vote, headers=headers[name])
+            assert response.status_code == status, name
+        rows = service.votes_on(decision, 2)
+        assert len({row["key_id"] for row in rows}) == 2
+    finally:
+        for name in secrets:
+            revoke_key(service.engine, name)
+        wait_for(lambda: service.client.post("/v1/route", json=body).status_code == 200)
+
+
+def test_votes_outlive_postgres_and_the_service(service: Service, tmp_path: Path) -> None:
+    """Postgres is away, the service is killed, another takes over: each vote is there once."""
+    nowhere = f"postgresql+psycopg2://nobody@127.0.0.1:{free_port()}/none"
+    registry = {"MIXLLM_MLFLOW_URI": f"sqlite:///{service.home / 'mlflow.db'}"}
+    process, port = start(tmp_path, nowhere, tmp_path / "log", **registry)
+    address = f"http://127.0.0.1:{port}"
+    wait_for(lambda: httpx.get(f"{address}/readyz").is_success)
+    decisions = [
+        httpx.post(f"{address}/v1/route", json={"query": QUERY}).json()["decision_id"]
+        for _ in range(3)
+    ]
+
+    def vote(at: str, decision: str) -> httpx.Response:
+        body = {"decision_id": decision, "satisfied": True}
+        return httpx.post(f"{at}/v1/feedback", json=body, timeout=30)
+
+    for decision in decisions[:2]:
+        assert vote(address, decision).status_code == 200
+    unknown = vote(address, str(uuid4()))
+    assert unknown.status_code == 503
+    assert "nothing was kept" in unknown.json()["error"]["message"]
+    kill(process)
+    process, port = start(tmp_path, nowhere, tmp_path / "log2", **registry)
+    address = f"http://127.0.0.1:{port}"
+    wait_for(lambda: httpx.get(f"{address}/readyz").is_success)
+    assert vote(address, decisions[2]).status_code == 200, "known from the file it was left in"
+    kill(process)
+    process, port = start(tmp_path, service.database, tmp_path / "log3", **registry)
+    try:
+        for decision in decisions:
+            assert len(service.votes_on(decision, 1)) == 1
+    finally:
+        stop(process)
+    assert list(tmp_path.glob("journal*/*.refused")) == []
+
+
+def test_the_state_of_the_last_run_decides_without_postgres(
+    service: Service, tmp_path: Path
+) -> None:
+    version = wait_for(lambda: service.client.get("/v1/release").json()["policy"]["version"])
+    files = list((service.home / "policy").glob("*.safetensors"))
+    assert files
+    (tmp_path / "policy").mkdir()
+    for file in files:
+        (tmp_path / "policy" / file.name).write_bytes(file.read_bytes())
+    nowhere = f"postgresql+psycopg2://nobody@127.0.0.1:{free_port()}/none"
+    registry = {"MIXLLM_MLFLOW_URI": f"sqlite:///{service.home / 'mlflow.db'}"}
+    process, port = start(tmp_path, nowhere, tmp_path / "log", **registry)
+    try:
+        address = f"http://127.0.0.1:{port}/v1/release"
+        found = wait_for(lambda: httpx.get(address).json().get("policy", {}).get("version"))
+        assert found == version
+    finally:
+        stop(process)
