@@ -32,28 +32,50 @@ from monitoring.learner import newest_good
 
 # Of the graded answers so many of the newest are not learned from: the refit is judged by them.
 HELD_OUT: Final = 0.2
-# A refit may err this much more, as a share, on the evaluation set's test queries.
+# A refit may err this much more, as a share of the old one's error.
 TOLERANCE: Final = 0.02
 SEEN: Final = "feedback_upto"
 
 
 @dataclass(frozen=True)
+class Errors:
+    """Mean squared errors of the predicted quality, and the standard error of their difference."""
+
+    old: float
+    new: float
+    spread: float
+
+    @classmethod
+    def of(cls, old: Predictor, new: Predictor, inputs: QueryInputs, quality: np.ndarray) -> Errors:
+        if not len(quality):
+            return cls(0.0, 0.0, 0.0)
+        before, after = ((p.predict(inputs)[0] - quality) ** 2 for p in (old, new))
+        spread = float(np.std(after - before) / np.sqrt(len(quality)))
+        return cls(float(before.mean()), float(after.mean()), spread)
+
+    @property
+    def worse(self) -> bool:
+        """Whether the new one errs more, by more than the tolerance and what chance explains."""
+        return self.new - self.old > TOLERANCE * self.old + self.spread
+
+    def __str__(self) -> str:
+        return f"{self.old:.4f} → {self.new:.4f} ± {self.spread:.4f}"
+
+
+@dataclass(frozen=True)
 class Refit:
-    """A refitted predictor beside the old one. errors: mean squared, of (old, new), on the newest
-    graded answers and on the evaluation set's test queries."""
+    """A refitted predictor beside the old one, on the newest graded answers and on the evaluation
+    set's test queries."""
 
     predictor: Predictor
     rows: int
-    on_feedback: tuple[float, float]
-    on_test: tuple[float, float]
+    on_feedback: Errors
+    on_test: Errors
 
     @property
     def passes(self) -> bool:
-        """No worse on what users said last, and not noticeably worse on the test queries."""
-        return (
-            self.on_feedback[1] <= self.on_feedback[0]
-            and self.on_test[1] <= (1 + TOLERANCE) * self.on_test[0]
-        )
+        """Not noticeably worse, neither on what users said last nor on the test queries."""
+        return not (self.on_feedback.worse or self.on_test.worse)
 
 
 @task(name="read graded answers", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
@@ -90,20 +112,8 @@ def refit_one(
     return Refit(
         new,
         cut,
-        errors(old, new, late.inputs, late.quality),
-        errors(old, new, test[1][known], quality[known]),
-    )
-
-
-def errors(
-    old: Predictor, new: Predictor, inputs: QueryInputs, quality: np.ndarray
-) -> tuple[float, float]:
-    """Mean squared errors of two predictors."""
-    if not len(quality):
-        return 0.0, 0.0
-    return (
-        float(np.mean((old.predict(inputs)[0] - quality) ** 2)),
-        float(np.mean((new.predict(inputs)[0] - quality) ** 2)),
+        Errors.of(old, new, late.inputs, late.quality),
+        Errors.of(old, new, test[1][known], quality[known]),
     )
 
 
@@ -199,16 +209,16 @@ def register_refits(
 def refit_table(refits: Sequence[Refit]) -> str:
     """Markdown: each refit's errors beside the old predictor's."""
     lines = [
-        "Mean squared error of the predicted quality, old → new; the newest "
+        "Mean squared error of the predicted quality, old → new, with the difference's standard "
+        "error; the newest "
         f"{HELD_OUT:.0%} of the graded answers were not learned from.",
         "",
         "| candidate | graded rows learned | on the newest | on the test queries | gate |",
         "| --- | --- | --- | --- | --- |",
     ]
     for refit in refits:
-        (a, b), (c, d) = refit.on_feedback, refit.on_test
         lines.append(
-            f"| {refit.predictor.llm} | {refit.rows} | {a:.4f} → {b:.4f} | {c:.4f} → {d:.4f} | "
+            f"| {refit.predictor.llm} | {refit.rows} | {refit.on_feedback} | {refit.on_test} | "
             f"{'passes' if refit.passes else 'refused'} |"
         )
     return "\n".join(lines)

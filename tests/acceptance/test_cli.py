@@ -170,8 +170,9 @@ def stack(
 Running = tuple[subprocess.Popen[bytes], dict[str, str], Path]
 
 
+@pytest.mark.timeout(900)
 def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
-    stack: Running, data: Path, home: Path
+    stack: Running, data: Path, home: Path, simulated: EvaluationSet
 ) -> None:
     process, ports, log = stack
     trained = run("train", "--data", data, "--promote", home=home, **ports)
@@ -202,6 +203,7 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     checked = run("doctor", home=home, **ports)
     assert checked.returncode == 0, checked.stdout
     assert "4 releases, champion 3" in checked.stdout
+    learn_from_feedback(data, home, ports, simulated)
 
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4
@@ -211,6 +213,57 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert alive == []
     assert "stopped" in log.read_text()
     assert not (home / "stack.json").exists()
+
+
+def learn_from_feedback(
+    data: Path, home: Path, ports: dict[str, str], simulated: EvaluationSet
+) -> None:
+    """Votes start the learner by themselves; grades refit a predictor; the log compares releases."""
+    service = f"http://127.0.0.1:{ports['MIXLLM_PORT']}"
+    outcomes = simulated.outcomes.set_index(["query_id", "llm"])
+    with httpx.Client(base_url=service, timeout=30) as client:
+        for number, query in enumerate(simulated.queries.head(300).itertuples()):
+            wishes: dict[str, Any] = {"exploration": {"kind": "epsilon", "epsilon": 0.5}}
+            if number % 2:
+                wishes = {"candidates": ["sim-mini"]}
+            answer = client.post("/v1/route", json={"query": query.query, **wishes}).json()
+            outcome = outcomes.loc[(query.query_id, answer["llm"])]
+            vote = {
+                "decision_id": answer["decision_id"],
+                "quality": float(outcome["quality"]),
+                "prompt_tokens": int(outcome["prompt_tokens"]),
+                "response_tokens": int(outcome["response_tokens"]),
+                "source": f"judge-{number % 3}",
+            }
+            assert client.post("/v1/feedback", json=vote).is_success
+        deadline = time.monotonic() + 120
+        while client.get("/v1/release").json()["policy"]["votes"] < 300:
+            assert time.monotonic() < deadline, client.get("/v1/release").json()
+            time.sleep(0.5)
+    listed = run("policy", "list", home=home, **ports)
+    assert "learned" in listed.stdout, listed.stderr
+    assert "300 graded" in run("policy", "show", home=home, **ports).stdout
+    rebuilt = run("policy", "rebuild", home=home, **ports)
+    assert "300 votes: the same, byte for byte" in rebuilt.stdout, rebuilt.stderr
+    refitted = run("update-predictors", "--data", data, home=home, **ports)
+    assert refitted.returncode == 0, refitted.stderr
+    assert "release 5, challenger: refitted" in refitted.stdout
+    assert "sim-mini" in refitted.stdout
+    compared = run("ope", "--release", "5", home=home, **ports)
+    assert compared.returncode == 0, compared.stderr
+    assert "release 5 over release 3" in compared.stdout
+    client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
+    version = client.get_model_version("mixllm-router", "5")
+    assert version.tags["ope.verdict"] in ("better", "no worse", "worse", "unknown")
+    assert {f.path for f in client.list_artifacts(version.run_id, "ope")} == {
+        "ope/ope.json",
+        "ope/ope.md",
+    }
+    promoted = run("promote", "5", "--force", home=home, **ports)
+    assert "release 5 is champion" in promoted.stdout
+    unknown = run("policy", "rollback", "999", home=home, **ports)
+    assert unknown.returncode == 2
+    assert "no policy state 999" in unknown.stderr
 
 
 def reuse_the_encoder(data: Path, home: Path, ports: dict[str, str]) -> None:
