@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any, Final
 
 from prefect import flow, get_run_logger, task
@@ -20,11 +21,13 @@ from models.policy import PolicyState
 from models.release import compiled_release
 from monitoring.feedback import last_position
 from monitoring.learner import Busy, Learned, Subject, learn
+from monitoring.policy_states import last_cursor
 from monitoring.releases import Parts
 from monitoring.schema import migrate
 
 DEPLOYMENT: Final = "learn-from-feedback/learn"
 LOOK_SECONDS: Final = 10.0
+LATE_SECONDS: Final = 60.0
 
 
 def open_store(settings: Settings) -> Engine:
@@ -90,13 +93,15 @@ def report(learned: Learned) -> str:
 
 
 def watch_feedback(settings: Settings, stop: threading.Event) -> None:
-    """Start the learning flow's deployment whenever feedback has come since the last look."""
-    engine, seen = open_store(settings), -1
+    """Start the learning flow's deployment when feedback has come that no state has learned; again
+    only once that is done, or late."""
+    engine, asked, since = open_store(settings), 0, 0.0
     while not stop.wait(LOOK_SECONDS):
         try:
             position = last_position(engine)
-            if position > max(seen, 0):
+            done = last_cursor(engine) >= asked or time.monotonic() - since > LATE_SECONDS
+            if position > max(asked, last_cursor(engine)) and done:
                 run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
-            seen = position
+                asked, since = position, time.monotonic()
         except Exception as error:  # Postgres or Prefect is away: the next look tries again
             print(f"feedback: {error}", flush=True)

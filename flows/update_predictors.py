@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from models.fitting import fit_predictors
 from models.inputs import QueryInputs
 from models.manifest import read_manifest
 from models.predictors import Predictor, shared_maps
-from models.refitting import GradedAnswers, due, with_answers
+from models.refitting import SEEN, GradedAnswers, due, refitted, with_answers
 from models.release import change_release
 from monitoring.graded import graded_answers, read_votes
 from monitoring.learner import newest_good
@@ -34,7 +34,6 @@ from monitoring.learner import newest_good
 HELD_OUT: Final = 0.2
 # A refit may err this much more, as a share of the old one's error.
 TOLERANCE: Final = 0.02
-SEEN: Final = "feedback_upto"
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def refit_one(
     first = np.arange(len(answers)) < cut
     data, inputs = with_answers(*train, answers.where(first))
     (fitted,) = fit_predictors(data, inputs, old.encoder, [name], maps=shared_maps(maps_of))
-    new = replace(fitted.predictor, metrics={**fitted.predictor.metrics, SEEN: float(upto)})
+    new = refitted(old, fitted.predictor, float(upto))
     late = answers.where(~first)
     quality = test[0].matrix("quality", [name])[:, 0]
     known = np.isfinite(quality)

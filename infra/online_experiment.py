@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from infra import training_steps
 from infra.settings import Settings
 from models.calibration import choose_defaults, training_rows
+from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, Estimates, score
 from models.encoder import encoder_digest
 from models.evaluation import outcome_of
@@ -25,7 +26,8 @@ from models.exploration import Exploration
 from models.fitting import Fitted, fit_predictors, shrinkage_of
 from models.inputs import QueryInputs
 from models.measures import aiq
-from models.online import VOTERS, Offline, Online, Scenario, Stream, simulate
+from models.online import VOTERS, Learner, Offline, Online, Scenario, Stream, simulate
+from models.online_report import WHOLE
 from models.policy import PolicyState
 from models.predictors import shared_maps
 from models.training import willingness_grid
@@ -40,6 +42,13 @@ NEW_ROWS: Final = 100
 POINTS: Final = 60
 WINDOW: Final = 50
 Say = Callable[[str], None]
+
+
+class Taught(Protocol):
+    """Predictors, and what votes have taught beyond them."""
+
+    compiled: CompiledPredictors
+    state: PolicyState
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,11 @@ def run(
     if not total:
         return done
     sets = read_sets(data, settings, bar)
-    with bar("online runs", total) as advance:
+    with bar("online runs", total + 1) as advance:
+        if (data.name, 1.0, 0, WHOLE) not in known:
+            row = {"set": data.name, "share": 1.0, "seed": 0, "scenario": WHOLE}
+            done.append(keep(path, {**row, "aiq": whole_aiq(sets)}))
+        advance(1)
         for (seed, share), names in wanted.items():
             if not names:
                 continue
@@ -122,11 +135,22 @@ def run(
             for name in names:
                 found = one(sets, offline, stream, plain, scenarios(share)[name], seed)
                 row = {"set": data.name, "share": share, "seed": seed, "scenario": name, **found}
-                with path.open("a") as handle:
-                    handle.write(json.dumps(row) + "\n")
-                done.append(row)
+                done.append(keep(path, row))
                 advance(1)
     return done
+
+
+def keep(path: Path, row: dict[str, Any]) -> dict[str, Any]:
+    """Append a run."""
+    with path.open("a") as handle:
+        handle.write(json.dumps(row) + "\n")
+    return row
+
+
+def whole_aiq(sets: Sets) -> float:
+    """What nobody can beat who sees one outcome a query: every outcome of every training query."""
+    offline = fit_offline(sets, np.arange(len(sets.train.queries)))
+    return test_aiq(sets, offline.defaults, Learner(offline, stream_of(sets, np.arange(1))))
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
@@ -230,7 +254,16 @@ def figures(
         "held": found.held,
         "liars": [f"v{i}" for i in range(round(scenario.poisoned * VOTERS))],
         "at": points.tolist(),
-        "regret_curve": np.cumsum(found.oracle - worth)[points - 1].round(4).tolist(),
+        "curves": {
+            name: np.cumsum(values)[points - 1].round(5).tolist()
+            for name, values in {
+                "quality": found.quality,
+                "cost": found.cost,
+                "worth": worth,
+                "oracle": found.oracle,
+                "fixed": found.fixed,
+            }.items()
+        },
     }
     if marked is not None:
         chosen = found.picks == marked
@@ -253,7 +286,7 @@ def reaction(chosen: np.ndarray, turn: int, new: bool) -> dict[str, Any]:
     return {"share_before": before, "share_at_end": end, "reacted_after": first}
 
 
-def test_aiq(sets: Sets, defaults: DecisionDefaults, found: Online) -> float:
+def test_aiq(sets: Sets, defaults: DecisionDefaults, found: Taught) -> float:
     """The area of the test queries' curve, as routed by what was learned at the end."""
     names = found.compiled.candidates
     quality, cost = sets.test.matrix("quality", names), sets.test.matrix("cost_usd", names)

@@ -77,34 +77,33 @@ class FeedbackNetwork:
         row: np.ndarray = np.append(hidden / np.sqrt(HIDDEN), 1.0).astype(np.float64) / np.sqrt(2.0)
         return row
 
-    def scores(self, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(f, Var[f]), each (L,)."""
-        copies = self.output @ self.features(embedding)
+    def scores(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(f, Var[f]), each (L,), of what ``features`` gave."""
+        copies = self.output @ features
         return np.clip(copies.mean(axis=0), -MAX_SCORE, MAX_SCORE), copies.var(axis=0, ddof=1)
 
-    def weighted(self, embedding: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(κ·f, κ), each (L,); κ in [0, 1]."""
-        f, variance = self.scores(embedding)
+    def weighted(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(κ·f, κ), each (L,), of what ``features`` gave; κ in [0, 1]."""
+        f, variance = self.scores(features)
         epsilon = f**2 / DOUBT
         kappa = np.divide(epsilon, variance + epsilon, out=np.zeros_like(f), where=epsilon > 0)
         return kappa * f, kappa
 
     def learn(
         self,
-        embedding: np.ndarray,
+        features: np.ndarray,
         candidate: int,
         target: float,
         counts: np.ndarray,
         graded: bool,
         replaced: float | None = None,
     ) -> None:
-        """Learn from one vote.
+        """Learn from one vote on a query with these features.
 
         target: the reward less what the release predicted of it. counts: (COPIES,) how often each copy
         counts it, weight included. graded: by the squared error; else by REINFORCE. replaced: the
         target of the vote that this one corrects; what that taught is made up for.
         """
-        features = self.features(embedding)
         scores = self.output @ features
         step = max(LAST_STEP, FIRST_STEP / (1.0 + self.votes[candidate] / STEP_VOTES))
         baseline = scores[:, candidate] if replaced is None else np.full(COPIES, replaced)

@@ -19,7 +19,7 @@ from models.fitting import Fitted, fit_predictors
 from models.inputs import QueryInputs
 from models.policy import PolicyState, Vote
 from models.predictors import shared_maps
-from models.refitting import GradedAnswers, due, with_answers
+from models.refitting import GradedAnswers, due, refitted, with_answers
 from models.shrinkage import Shrinkage
 
 Mode = Literal["offline", "binary", "refined"]
@@ -103,7 +103,7 @@ def simulate(offline: Offline, stream: Stream, scenario: Scenario, seed: int) ->
     if scenario.degraded is not None:
         quality[turn:, scenario.degraded] *= rng.random(n - turn) < 0.5
     liars = {f"v{i}" for i in range(round(scenario.poisoned * VOTERS))}
-    learner = _Learner(offline, stream)
+    learner = Learner(offline, stream)
     picks = np.zeros(n, dtype=int)
     wtp = offline.defaults.willingness_to_pay
     there = np.ones((n, count), dtype=bool)
@@ -139,7 +139,7 @@ def simulate(offline: Offline, stream: Stream, scenario: Scenario, seed: int) ->
     )
 
 
-class _Learner:
+class Learner:
     """The router as it serves: predictors, a policy state, and the log that both come from."""
 
     def __init__(self, offline: Offline, stream: Stream) -> None:
@@ -202,7 +202,8 @@ class _Learner:
         maps = shared_maps(found.predictor for found in self.offline.fitted)
         found = fit_predictors(data, inputs, self.offline.encoder, names, maps=maps)
         for name, fit in zip(names, found, strict=True):
-            self.fitted[name] = fit
+            new = refitted(self.fitted[name].predictor, fit.predictor, float(len(self.log)))
+            self.fitted[name] = replace(fit, predictor=new)
             self.fits[name] += 1
             self.unseen[name] = 0
         self.refits += len(names)

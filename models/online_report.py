@@ -11,12 +11,16 @@ import numpy as np
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom, for the few seeds there are.
 T_95: Final = (np.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+# The run that was trained on every outcome.
+WHOLE: Final = "whole"
 MODES: Final = ("offline", "binary", "refined")
 Run = dict[str, Any]
 
 
 def summary(runs: Sequence[Run]) -> dict[str, Any]:
     """Every table of the report, as numbers: differences are paired by seed."""
+    whole = [r["aiq"] for r in runs if r["scenario"] == WHOLE]
+    runs = [r for r in runs if r["scenario"] != WHOLE]
     by = {(r["share"], r["seed"], r["scenario"]): r for r in runs}
     shares = sorted({r["share"] for r in runs})
     seeds = sorted({r["seed"] for r in runs})
@@ -48,7 +52,14 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
         for share in shares
         if all((share, s, "offline") in by for s in seeds)
     }
-    return {"seeds": seeds, "levels": levels, "gains": gains, "scenarios": found}
+    ceilings = {share: 100 * (whole[0] / row["aiq"] - 1) for share, row in levels.items() if whole}
+    return {
+        "seeds": seeds,
+        "levels": levels,
+        "gains": gains,
+        "whole_aiq_per_cent": ceilings,
+        "scenarios": found,
+    }
 
 
 def _gain(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
@@ -120,6 +131,8 @@ def online_table(found: dict[str, Any]) -> str:
     columns = ("quality_per_cent", "worth_per_cent", "cost_per_cent", "aiq_per_cent")
     for name, row in found["gains"].items():
         lines.append(f"| {name} | " + " | ".join(shown(row[c]) for c in columns) + " |")
+    for share, value in found["whole_aiq_per_cent"].items():
+        lines.append(f"| {share}, then every outcome of the rest | | | | {value:+.2f} |")
     if not found["scenarios"]:
         return "\n".join(lines)
     lines += [
@@ -147,39 +160,63 @@ def online_table(found: dict[str, Any]) -> str:
 
 
 def plot_online(runs: Sequence[Run], path: Path) -> None:
-    """Regret against the oracle along the stream, the seeds' mean, a panel per share and event."""
+    """Along the stream, the seeds' mean: regret against the oracle, and what learning has gained over
+    the router that does not learn, with the seeds' range; a column per share and event."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    shares = sorted({r["share"] for r in runs})
-    panels = [(share, kind) for share in shares for kind in ("", "degraded, ", "new, ")]
+    by = {(r["share"], r["scenario"], r["seed"]): r for r in runs}
     panels = [
         (share, kind)
-        for share, kind in panels
-        if any(r["share"] == share and r["scenario"] == f"{kind}offline" for r in runs)
+        for share in sorted({r["share"] for r in runs})
+        for kind in ("", "degraded, ", "new, ")
+        if any(key[:2] == (share, f"{kind}offline") for key in by)
     ]
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.6 * len(panels), 3.2), squeeze=False, layout="constrained"
+        2, len(panels), figsize=(3.4 * len(panels), 5.4), squeeze=False, layout="constrained"
     )
-    for axis, (share, kind) in zip(axes[0], panels, strict=True):
+    for column, (share, kind) in enumerate(panels):
+        above, below = axes[0][column], axes[1][column]
         for mode in MODES:
-            mine = [r for r in runs if r["share"] == share and r["scenario"] == kind + mode]
-            if mine:
-                curve = np.mean([r["regret_curve"] for r in mine], axis=0)
-                axis.plot(mine[0]["at"], curve, label=mode)
-        axis.set_title(f"{kind.rstrip(', ') or 'plain'}, {share:.0%} offline", fontsize=9)
-        axis.set_xlabel("queries")
+            mine = [r for key, r in by.items() if key[:2] == (share, kind + mode)]
+            if not mine:
+                continue
+            at, curves = mine[0]["at"], [_curves(r) for r in mine]
+            regret = np.mean([c["oracle"] - c["worth"] for c in curves], axis=0)
+            above.plot(at, regret, label=mode, color=COLOURS[mode])
+            if mode == "offline":
+                fixed = np.mean([c["oracle"] - c["fixed"] for c in curves], axis=0)
+                above.plot(at, fixed, ":", color="grey", label="best fixed LLM")
+                continue
+            still = [_curves(by[share, f"{kind}offline", r["seed"]]) for r in mine]
+            gained = [c["worth"] - s["worth"] for c, s in zip(curves, still, strict=True)]
+            (drawn,) = below.plot(at, np.mean(gained, axis=0), label=mode, color=COLOURS[mode])
+            low, high = np.min(gained, axis=0), np.max(gained, axis=0)
+            below.fill_between(at, low, high, alpha=0.2, color=drawn.get_color())
+        below.axhline(0, color="grey", linewidth=0.8)
+        above.set_title(f"{kind.rstrip(', ') or 'plain'}, {share:.0%} offline", fontsize=9)
+        below.set_xlabel("queries")
     axes[0][0].set_ylabel("regret against the oracle")
-    axes[0][0].legend(fontsize=8)
-    figure.savefig(path, dpi=130)
+    axes[1][0].set_ylabel("worth gained by learning")
+    axes[0][0].legend(fontsize=7)
+    axes[1][0].legend(fontsize=7)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+COLOURS: Final = {"offline": "C0", "binary": "C1", "refined": "C2"}
+
+
+def _curves(run: Run) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in run["curves"].items()}
 
 
 def write_report(runs: Sequence[Run], folder: Path) -> None:
     """Write the three files of one set's runs."""
     found = summary(runs)
+    runs = [run for run in runs if run["scenario"] != WHOLE]
     (folder / "online.json").write_text(json.dumps(found, indent=1) + "\n")
     (folder / "online.md").write_text(online_table(found) + "\n")
     plot_online(runs, folder / "online.png")

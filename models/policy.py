@@ -99,7 +99,7 @@ class PolicyState:
         rows = [along(embedding[None], found)[0] for found in self.directions]
         z = np.stack(rows)[self.sees]
         seen = np.einsum("lk,lkm,lm->l", z, self.inverses, z)
-        weighted, _ = self.network.weighted(embedding)
+        weighted, _ = self.network.weighted(self.network.features(embedding))
         return replace(
             estimates,
             uncertainty=np.sqrt(np.maximum(seen, 0.0))[None].astype(np.float32),
@@ -114,11 +114,12 @@ class PolicyState:
         if vote.llm not in self.candidates:
             return self.pass_over("no such candidate")
         i = self.candidates.index(vote.llm)
-        weighted, _ = self.network.weighted(vote.embedding)
+        features = self.network.features(vote.embedding)
+        weighted, _ = self.network.weighted(features)
         sums = self.scales[int(vote.graded)]
         level, slope = vote_scale.line(sums)
         foreseen = level + slope * vote.predicted
-        expected = float(np.clip(foreseen + slope * weighted[i], 0.0, 1.0))
+        expected = min(max(foreseen + slope * float(weighted[i]), 0.0), 1.0)
         weight = self.voters.weigh(vote.voter, expected, vote.reward)
         if weight == 0.0:
             self.counts["held"] += 1
@@ -128,7 +129,7 @@ class PolicyState:
             vote_scale.add(sums, vote.predicted, vote.reward)
         replaced = None if vote.replaced is None else (vote.replaced - foreseen) / slope
         self.network.learn(
-            vote.embedding,
+            features,
             i,
             (vote.reward - foreseen) / slope,
             weight * copy_counts(vote.decision),

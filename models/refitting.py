@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -11,8 +11,10 @@ import pandas as pd
 
 from models.evaluation_set import EvaluationSet, complete
 from models.inputs import QueryInputs
+from models.predictors import Predictor
 
 SOURCE: Final = "feedback"
+SEEN: Final = "feedback_upto"
 # A predictor is due once this many graded rows have come, or this share of what it was fitted on.
 LEAST_ROWS: Final = 100
 LEAST_SHARE: Final = 0.1
@@ -61,6 +63,17 @@ def due(answers: Mapping[str, int], fitted: Mapping[str, float]) -> list[str]:
         for name, rows in fitted.items()
         if answers.get(name, 0) >= max(LEAST_ROWS, LEAST_SHARE * rows)
     ]
+
+
+def refitted(old: Predictor, new: Predictor, upto: float) -> Predictor:
+    """A refit as it takes the old one's place. upto: how far into the log it has seen.
+
+    Its mean quality stays the old one's: graded answers are of the queries that the router chose it
+    for, easy ones for a cheap candidate, and their mean says nothing of all queries; shrinkage would
+    take it for that.
+    """
+    kept = {"mean_quality": old.metrics["mean_quality"], SEEN: upto}
+    return replace(new, metrics={**new.metrics, **kept})
 
 
 def with_answers(

@@ -19,22 +19,17 @@ MEMORY: Final = 2000.0
 LEAST_SLOPE: Final = 0.25
 # votes, Σx, Σy, Σx², Σxy
 SUMS: Final = 5
+PRIOR: Final = np.mean([(1.0, at, at, at * at, at * at) for at in PRIOR_AT], axis=0) * PRIOR_VOTES
 
 
 def line(sums: np.ndarray) -> tuple[float, float]:
     """(a, b) of votes summed by ``add``."""
-    n, x, y, xx, xy = sums + _prior()
-    spread = xx - x * x / n
-    b = float(np.clip((xy - x * y / n) / spread, LEAST_SLOPE, 1.0 / LEAST_SLOPE))
-    return float((y - b * x) / n), b
+    n, x, y, xx, xy = (sums + PRIOR).tolist()
+    b = min(max((xy - x * y / n) / (xx - x * x / n), LEAST_SLOPE), 1.0 / LEAST_SLOPE)
+    return (y - b * x) / n, b
 
 
 def add(sums: np.ndarray, predicted: float, reward: float) -> None:
     """Count a vote of a reward where a quality was foreseen."""
     sums *= np.exp(-1.0 / MEMORY)
     sums += (1.0, predicted, reward, predicted * predicted, predicted * reward)
-
-
-def _prior() -> np.ndarray:
-    points = np.array([[1.0, at, at, at * at, at * at] for at in PRIOR_AT])
-    return np.asarray(points.sum(axis=0) * PRIOR_VOTES / len(PRIOR_AT))

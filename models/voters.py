@@ -10,11 +10,10 @@ wrong. And no voter has more than a share of the say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import numpy as np
 
 HELD_BELOW: Final = -8.0
 TRUSTED_AGAIN: Final = -2.0
@@ -42,7 +41,7 @@ class Voter:
     held_votes: int = 0
 
     def mass_at(self, now: int) -> float:
-        return float(self.mass * np.exp(-(now - self.at) / MEMORY))
+        return self.mass * math.exp(-(now - self.at) / MEMORY)
 
 
 @dataclass
@@ -59,10 +58,10 @@ class Voters:
         voter = self.voters.setdefault(name, Voter())
         share = self._share(voter)
         voter.mass, voter.at = voter.mass_at(self.count) + 1.0, self.count
-        self.total = self.total * float(np.exp(-1.0 / MEMORY)) + 1.0
-        p = float(np.clip(expected, 1.0 - SUREST, SUREST))
-        ratio = (2.0 * reward - 1.0) * float(np.log(p / (1.0 - p)))
-        voter.evidence = float(np.clip(voter.evidence + ratio, LEAST_EVIDENCE, MOST_EVIDENCE))
+        self.total = self.total * math.exp(-1.0 / MEMORY) + 1.0
+        p = min(max(expected, 1.0 - SUREST), SUREST)
+        evidence = voter.evidence + (2.0 * reward - 1.0) * math.log(p / (1.0 - p))
+        voter.evidence = min(max(evidence, LEAST_EVIDENCE), MOST_EVIDENCE)
         voter.votes += 1
         if self.count % REVIEW_EVERY == 0:
             self._review()

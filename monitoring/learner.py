@@ -57,26 +57,28 @@ class Learned:
     votes: int
 
 
-def learn(engine: Engine, subject: Subject, progress: Progress = None) -> Learned:
-    """Apply every vote that waits, a batch a transaction.
+def learn(
+    engine: Engine, subject: Subject, progress: Progress = None, batch: int = BATCH
+) -> Learned:
+    """Apply every vote that waits, so many a transaction.
 
     Raises Busy where another learner is at work.
     """
     votes, learned = 0, None
-    while learned is None or learned.votes == BATCH:
-        learned = _learn_batch(engine, subject)
+    while learned is None or learned.votes == batch:
+        learned = _learn_batch(engine, subject, batch)
         votes += learned.votes
         if progress is not None:
             progress(learned.votes)
     return Learned(learned.version, learned.state, votes)
 
 
-def _learn_batch(engine: Engine, subject: Subject) -> Learned:
+def _learn_batch(engine: Engine, subject: Subject, batch: int) -> Learned:
     with engine.begin() as connection:
         take_lock(connection)
         stored = newest_state(connection, subject.untaught.release)
         state = stored.state if stored else subject.untaught.copy()
-        votes = replay(connection, subject, state, BATCH)
+        votes = replay(connection, subject, state, batch)
         if not votes:
             return Learned(stored.version if stored else None, state, 0)
         return Learned(write_state(connection, state, "learned"), state, votes)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from models.errors import PolicyError, StoreError
 from models.policy import PolicyState, state_digest
@@ -104,6 +104,13 @@ def write_state(connection: Connection, state: PolicyState, reason: str) -> int:
         )
     )
     return version
+
+
+def last_cursor(engine: Engine) -> int:
+    """How far into the log any state has learned; 0 before the first."""
+    with engine.connect() as connection:
+        found = connection.execute(select(func.max(policy_states.c.cursor))).scalar_one()
+    return int(found or 0)
 
 
 def list_states(engine: Engine, release: str | None = None) -> list[dict[str, Any]]:

@@ -69,7 +69,7 @@ class PolicyFollower:
             self.last_error = None
             return
         stored = newest_good(self._engine(), release)
-        if stored is None or stored.version != newest.version:
+        if stored is None or stored.version < newest.version:
             self._alert(f"policy state {newest.version} is refused")
         else:
             self.last_error = None

@@ -38,18 +38,16 @@ def served(engine: Engine, release: Release) -> PolicyState:
 
 
 def test_every_vote_is_learned_once_and_a_rebuilt_state_is_the_same_bytes(
-    engine: Engine, release: Release, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, release: Release
 ) -> None:
-    monkeypatch.setattr(learner, "BATCH", 17)
     fill(engine, release, 60)
     subject = subject_of(release)
-    found = learn(engine, subject)
+    found = learn(engine, subject, batch=17)
     assert found.votes == 60
     assert found.state.counts["applied"] == 60
     assert found.state.cursor == last_position(engine)
     again = learn(engine, subject)
     assert (again.votes, again.version) == (0, found.version)
-    monkeypatch.setattr(learner, "BATCH", 5000)
     learned, same = rebuild(engine, subject)
     assert same
     assert learned.version == found.version
@@ -118,12 +116,11 @@ from infra.database import connect
 from models.release import Release
 from monitoring import learner
 from votes import subject_of
-learner.BATCH = 7
 engine, subject = connect(sys.argv[1]), subject_of(Release.load(Path(sys.argv[2])))
 print("ready", flush=True)
 while True:
     try:
-        learner.learn(engine, subject)
+        learner.learn(engine, subject, batch=7)
     except learner.Busy:
         pass
 """
@@ -272,7 +269,6 @@ def test_votes_on_other_releases_count_where_the_predictor_is_the_same(
 
 def test_old_states_go(engine: Engine, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monitoring.policy_states.KEPT", 3)
-    monkeypatch.setattr(learner, "BATCH", 2)
     fill(engine, release, 20)
-    learn(engine, subject_of(release))
+    learn(engine, subject_of(release), batch=2)
     assert len(list_states(engine)) == 3

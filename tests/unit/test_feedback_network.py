@@ -18,7 +18,7 @@ def network() -> FeedbackNetwork:
 
 
 def test_an_untaught_network_has_no_say(network: FeedbackNetwork, rng: np.random.Generator) -> None:
-    weighted, kappa = network.weighted(unit(rng))
+    weighted, kappa = network.weighted(network.features(unit(rng)))
     assert (weighted == 0).all()
     assert (kappa == 0).all()
 
@@ -29,8 +29,8 @@ def test_a_candidate_that_does_worse_than_foreseen_is_scored_down(
 ) -> None:
     for _ in range(200):
         counts = copy_counts(rng.bytes(16))
-        network.learn(unit(rng), 1, -0.4, counts, graded)
-    weighted, kappa = network.weighted(unit(rng))
+        network.learn(network.features(unit(rng)), 1, -0.4, counts, graded)
+    weighted, kappa = network.weighted(network.features(unit(rng)))
     assert -0.5 < weighted[1] < -0.25
     assert kappa[1] > 0.9
     assert np.abs(weighted[[0, 2]]).max() < 0.6 * -weighted[1], "the others move less, if at all"
@@ -41,8 +41,10 @@ def test_learning_ends_where_expectation_meets_truth(
 ) -> None:
     for _ in range(3000):
         reward = float(rng.random() < 0.6)
-        network.learn(unit(rng), 0, reward - 0.6, copy_counts(rng.bytes(16)), graded=False)
-    weighted, kappa = network.weighted(unit(rng))
+        network.learn(
+            network.features(unit(rng)), 0, reward - 0.6, copy_counts(rng.bytes(16)), graded=False
+        )
+    weighted, kappa = network.weighted(network.features(unit(rng)))
     assert abs(weighted[0]) < 0.06
     assert kappa[0] < 0.9, "noise alone is not believed"
 
@@ -50,7 +52,7 @@ def test_learning_ends_where_expectation_meets_truth(
 def test_a_correction_makes_up_for_what_was_said_before(
     network: FeedbackNetwork, rng: np.random.Generator
 ) -> None:
-    query, counts = unit(rng), np.ones(COPIES)
+    query, counts = network.features(unit(rng)), np.ones(COPIES)
     network.learn(query, 0, 0.5, counts, graded=True)
     network.learn(query, 0, -0.5, counts, graded=True, replaced=0.5)
     other = FeedbackNetwork.drawn(WIDTH, CANDIDATES)
@@ -61,7 +63,7 @@ def test_a_correction_makes_up_for_what_was_said_before(
 def test_heads_come_and_go_with_candidates(
     network: FeedbackNetwork, rng: np.random.Generator
 ) -> None:
-    query = unit(rng)
+    query = network.features(unit(rng))
     network.learn(query, 1, 1.0, np.ones(COPIES), graded=True)
     changed = network.over(["a", "b", "c"], ["c", "new", "b"])
     before, after = network.scores(query)[0], changed.scores(query)[0]
