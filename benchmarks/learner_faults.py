@@ -110,11 +110,15 @@ def start_learner(address: str, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*command, "--release", str(folder)], stdout=subprocess.PIPE)
 
 
-def run(source: Path, kills: int, restarts: int, seed: int) -> dict[str, Any]:
-    registry = Registry(Settings(home=source).registry_uri, source / "registry")
+def champion_folder(home: Path) -> Path:
+    registry = Registry(Settings(home=home).registry_uri, home / "registry")
     version = registry.alias(CHAMPION)
     assert version is not None, "no champion in --home"
-    fetched = registry.fetch(version)
+    return registry.fetch(version)
+
+
+def run(source: Path, kills: int, restarts: int, seed: int) -> dict[str, Any]:
+    fetched = champion_folder(source)
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

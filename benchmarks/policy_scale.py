@@ -22,10 +22,8 @@ import psutil
 from sqlalchemy import Connection, Engine, Select, select, text
 from sqlalchemy.dialects import postgresql
 
-from benchmarks.learner_faults import QUESTIONS, subject_of
+from benchmarks.learner_faults import QUESTIONS, champion_folder, subject_of
 from infra.database import connect, database_address, embedded_postgres, leave_embedded_postgres
-from infra.registry import CHAMPION, Registry
-from infra.settings import Settings
 from models.release import Release
 from monitoring.decisions import Asked, decision_row, insert_decisions
 from monitoring.feedback import insert_feedback
@@ -185,11 +183,7 @@ def main() -> None:
     parser.add_argument("--decisions", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/policy_scale.json"))
     options = parser.parse_args()
-    source = options.home.resolve()
-    registry = Registry(Settings(home=source).registry_uri, source / "registry")
-    version = registry.alias(CHAMPION)
-    assert version is not None, "no champion in --home"
-    folder = registry.fetch(version)
+    folder = champion_folder(options.home.resolve())
     home = Path(tempfile.mkdtemp())
     server = embedded_postgres(home)
     try:

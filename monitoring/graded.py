@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 from sqlalchemy import Engine, Select, func, select
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, score
@@ -85,7 +86,7 @@ def votes_query(graded: bool) -> Select[Any]:
     """The newest first."""
     last = (
         select(feedback)
-        .distinct(feedback.c.decision_id, feedback.c.source, feedback.c.key_id)
+        .ext(distinct_on(feedback.c.decision_id, feedback.c.source, feedback.c.key_id))
         .order_by(
             feedback.c.decision_id,
             feedback.c.source,
