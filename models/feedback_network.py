@@ -18,7 +18,6 @@ that learning ends where expectation meets truth. Graded votes teach by the squa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,15 +60,6 @@ class FeedbackNetwork:
             np.zeros((COPIES, candidates, HIDDEN + 1)),
             np.zeros(candidates),
         )
-
-    def over(self, old: Sequence[str], new: Sequence[str]) -> FeedbackNetwork:
-        """The network for other candidates: known heads stay, new ones are untaught."""
-        output, votes = np.zeros((COPIES, len(new), HIDDEN + 1)), np.zeros(len(new))
-        for place, name in enumerate(new):
-            if name in old:
-                at = list(old).index(name)
-                output[:, place], votes[place] = self.output[:, at], self.votes[at]
-        return FeedbackNetwork(self.first, self.second, output, votes)
 
     def features(self, embedding: np.ndarray) -> np.ndarray:
         """(HIDDEN + 1,) float64 of an embedding (d,), at most of length 1."""

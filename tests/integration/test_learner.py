@@ -15,7 +15,7 @@ from sqlalchemy import Engine, update
 
 from models.errors import StoreError
 from models.policy import PolicyState, state_digest
-from models.release import Release
+from models.release import Release, change_release
 from monitoring import learner
 from monitoring.decisions import insert_decisions
 from monitoring.feedback import insert_feedback, last_position
@@ -113,7 +113,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from infra.database import connect
-from models.release import Release
+from models.release import Release, change_release
 from monitoring import learner
 from votes import subject_of
 engine, subject = connect(sys.argv[1]), subject_of(Release.load(Path(sys.argv[2])))
@@ -265,6 +265,23 @@ def test_votes_on_other_releases_count_where_the_predictor_is_the_same(
         assert applied + passed == 10
         if taught is not None:
             assert applied == taught
+
+
+def test_heads_go_and_come_with_candidates(
+    engine: Engine, release: Release, release_folder: Path, tmp_path: Path
+) -> None:
+    """A release without a candidate learns the votes on the others; the old one knows all still."""
+    votes = fill(engine, release, 40)
+    first = learn(engine, subject_of(release))
+    chosen = [row["llm"] for row in votes]
+    gone = max(set(chosen), key=chosen.count)
+    change_release(release_folder, tmp_path / "fewer", remove=gone)
+    fewer = Release.load(tmp_path / "fewer")
+    state = learn(engine, subject_of(fewer)).state
+    assert state.candidates == [name for name in release.candidates if name != gone]
+    assert state.counts["applied"] == 40 - chosen.count(gone)
+    assert sum(state.passed_over.values()) == chosen.count(gone)
+    assert served(engine, release).dump() == first.state.dump()
 
 
 def test_old_states_go(engine: Engine, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:

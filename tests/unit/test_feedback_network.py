@@ -60,17 +60,6 @@ def test_a_correction_makes_up_for_what_was_said_before(
     assert network.scores(query)[0][0] == pytest.approx(other.scores(query)[0][0], abs=1e-3)
 
 
-def test_heads_come_and_go_with_candidates(
-    network: FeedbackNetwork, rng: np.random.Generator
-) -> None:
-    query = network.features(unit(rng))
-    network.learn(query, 1, 1.0, np.ones(COPIES), graded=True)
-    changed = network.over(["a", "b", "c"], ["c", "new", "b"])
-    before, after = network.scores(query)[0], changed.scores(query)[0]
-    assert after.tolist() == pytest.approx([before[2], 0.0, before[1]])
-    assert changed.votes.tolist() == [0, 0, 1]
-
-
 def test_what_no_learning_makes_is_refused(network: FeedbackNetwork) -> None:
     network.check()
     network.output[0, 0, 0] = 2 * MAX_NORM
