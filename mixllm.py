@@ -964,7 +964,8 @@ def keys_list() -> None:
 
     engine = store()
     spent = spent_this_month(engine)
-    table = Table("id", "name", "scopes", "a minute", "USD a month", "spent", "made", "revoked")
+    heads = ("id", "name", "scopes", "a minute", "USD a month", "spent", "draws", "made", "revoked")
+    table = Table(*heads)
     for row in list_keys(engine):
         revoked = row["revoked_at"]
         table.add_row(
@@ -974,6 +975,7 @@ def keys_list() -> None:
             str(row["requests_per_minute"] or ""),
             "" if row["monthly_budget_usd"] is None else f"{row['monthly_budget_usd']:g}",
             f"{spent.get(row['id'], 0.0):.4f}",
+            row["exploration"]["kind"] if row["exploration"] else "",
             row["created_at"].strftime("%Y-%m-%d %H:%M"),
             revoked.strftime("%Y-%m-%d %H:%M") if revoked else "",
         )

@@ -24,6 +24,8 @@ SUREST: Final = 0.9
 # Votes after which a vote's part in its voter's mass is down to 1 / e.
 MEMORY: Final = 2000.0
 REVIEW_EVERY: Final = 64
+# Of whom so little mass is left, nothing is known any more: one vote is forgotten after 6,000 others.
+FORGOTTEN: Final = 0.05
 # No voter has a larger share of the say, once there are enough voters for that.
 LARGEST_SHARE: Final = 0.25
 
@@ -75,7 +77,12 @@ class Voters:
         return voter.mass_at(self.count) / self.total if self.total > 0 else 0.0
 
     def _review(self) -> None:
-        """Hold and release voters."""
+        """Forget who has long been silent, hold and release the others."""
+        self.voters = {
+            name: voter
+            for name, voter in self.voters.items()
+            if voter.held or voter.mass_at(self.count) >= FORGOTTEN
+        }
         masses = {name: voter.mass_at(self.count) for name, voter in self.voters.items()}
         bad = {name for name, voter in self.voters.items() if voter.evidence < HELD_BELOW}
         bad |= {n for n, v in self.voters.items() if v.held and v.evidence < TRUSTED_AGAIN}

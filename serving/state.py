@@ -200,12 +200,16 @@ class ServiceState:
         return {**{k: v for k, v in row.items() if k not in hidden}, "answer": answer}
 
     def rows_of(self, identity: UUID) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """A decision's row and its answer's, from memory while recent, else from Postgres."""
-        row = self._recent.get(str(identity))
-        answer = self._recent.get(f"answer {identity}")
-        if row is None:
-            row, answer = read_decision(self.engine, identity), read_answer(self.engine, identity)
-        return row, answer
+        """A decision's row and its answer's, from memory while recent, else from Postgres, else from
+        the files of this machine's other processes."""
+        name = str(identity)
+        if (row := self._recent.get(name)) is not None:
+            return row, self._recent.get(f"answer {name}")
+        if (row := read_decision(self.engine, identity)) is not None:
+            return row, read_answer(self.engine, identity)
+        row = next((r for r in self.decisions.left() if r["id"] == name), None)
+        answers = (r for r in self.answers.left() if r["decision_id"] == name)
+        return row, next(answers, None) if row is not None else None
 
     def _show_queues(self) -> None:
         """Keep the gauges up to date; not on the request's path, where each costs its share."""

@@ -61,6 +61,16 @@ def test_nobody_has_more_than_a_share_of_the_say(rng: np.random.Generator) -> No
     assert loud == pytest.approx(LARGEST_SHARE, abs=0.05), "of 80 % of the votes"
 
 
+def test_who_has_long_been_silent_is_forgotten_unless_held(rng: np.random.Generator) -> None:
+    voters, names = Voters(), [f"v{i}" for i in range(10)]
+    run(voters, rng, names, {"v0"})
+    voters.weigh("once", 0.7, 1.0)
+    for _ in range(6):
+        run(voters, rng, names[1:], set())
+    assert "once" not in voters.voters
+    assert voters.held == ["v0"]
+
+
 def test_written_and_read_it_goes_on_the_same(rng: np.random.Generator) -> None:
     voters = Voters()
     run(voters, rng, ["a", "b", "c"], {"c"})
