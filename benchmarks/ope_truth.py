@@ -52,7 +52,7 @@ def study(sets: Sets, logs: int) -> list[dict[str, Any]]:
             chances = np.stack(
                 [probabilities(t, c, explore) for t, c in zip(totals, estimates.cost, strict=True)]
             )
-            found: dict[tuple[str, str], list[tuple[bool, float, float]]] = {}
+            found: dict[tuple[str, str], list[tuple[bool, float, float, bool]]] = {}
             for number in range(logs):
                 rng = np.random.default_rng(number)
                 at = rng.integers(len(stream), size=VOTES)
@@ -71,17 +71,19 @@ def study(sets: Sets, logs: int) -> list[dict[str, Any]]:
                     for kind in ("ips", "snips", "dr"):
                         value = getattr(measured, kind)
                         held = value.low <= true <= value.high
-                        cell = (held, value.high - value.low, value.value - true)
+                        width, error = value.high - value.low, value.value - true
+                        cell = (held, width, error, measured.supported)
                         found.setdefault((name, kind), []).append(cell)
                 advance(1)
             for (name, kind), cells in found.items():
-                held, width, error = np.array(cells, dtype=float).T
+                held, width, error, told = np.array(cells, dtype=float).T
                 rows.append(
                     {
                         "epsilon": epsilon,
                         "policy": name,
                         "estimate": kind,
                         "held": float(held.mean()),
+                        "supported": float(told.mean()),
                         "width": float(width.mean()),
                         "bias": float(error.mean()),
                         "bias_error": float(error.std() / np.sqrt(logs)),
@@ -93,15 +95,15 @@ def study(sets: Sets, logs: int) -> list[dict[str, Any]]:
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown."""
     lines = [
-        "| set | ε | policy | IPS: held, width, bias | self-normalised | doubly robust |",
-        "| --- " * 6 + "|",
+        "| set | ε | policy | IPS: held, width, bias | self-normalised | doubly robust | can tell |",
+        "| --- " * 7 + "|",
     ]
     for name, rows in found.items():
         for first in range(0, len(rows), 3):
             three = rows[first : first + 3]
             cells = [f"{r['held']:.0%}, {r['width']:.3f}, {r['bias']:+.4f}" for r in three]
             told = f"| {name} | {three[0]['epsilon']:g} | {three[0]['policy']} | "
-            lines.append(told + " | ".join(cells) + " |")
+            lines.append(told + " | ".join([*cells, f"{three[0]['supported']:.0%}"]) + " |")
     return "\n".join(lines)
 
 

@@ -16,9 +16,13 @@ from models.measures import LEVEL
 
 DRAWS: Final = 1000
 CERTAIN: Final = 1.0 - 1e-9
-# A verdict needs as many effective votes, and as little of the policy outside what was ever tried.
+# An estimate is the log's word, not the predictions', with so many effective votes, so much of the
+# policy's weight among them, and no more of its choices outside what was ever tried.
 LEAST_EFFECTIVE: Final = 100.0
+LEAST_WEIGHT: Final = 0.9
 MOST_UNSUPPORTED: Final = 0.2
+# Two policies are told apart by so many effective votes on what they do differently.
+LEAST_DIFFERING: Final = 30.0
 # A policy may be this much worse, in units of the vote, before it is refused.
 TOLERANCE: Final = 0.01
 
@@ -71,7 +75,11 @@ class OffPolicy:
     @property
     def supported(self) -> bool:
         """Whether the log can tell; else the doubly robust estimate is the predictions' word."""
-        return self.effective >= LEAST_EFFECTIVE and self.unsupported <= MOST_UNSUPPORTED
+        return (
+            self.effective >= LEAST_EFFECTIVE
+            and self.mean_weight >= LEAST_WEIGHT
+            and self.unsupported <= MOST_UNSUPPORTED
+        )
 
 
 def evaluate_policy(log: LoggedVotes, target: np.ndarray, draws: np.ndarray) -> OffPolicy:
@@ -91,9 +99,27 @@ def evaluate_policy(log: LoggedVotes, target: np.ndarray, draws: np.ndarray) -> 
     )
 
 
-def difference(log: LoggedVotes, one: np.ndarray, other: np.ndarray, draws: np.ndarray) -> Value:
-    """How much more one policy earns than another, doubly robust, on the same resamples."""
-    return Value.of(draws @ (_parts(log, one)[1] - _parts(log, other)[1]))
+@dataclass(frozen=True)
+class Difference:
+    """How much more one policy earns than another. gain: doubly robust, on the same resamples.
+    share: of the decisions they would make differently. effective: Kish's number of votes that tell
+    them apart."""
+
+    gain: Value
+    share: float
+    effective: float
+
+    @classmethod
+    def of(
+        cls, log: LoggedVotes, one: np.ndarray, other: np.ndarray, draws: np.ndarray
+    ) -> Difference:
+        (first, earned), (second, instead) = _parts(log, one), _parts(log, other)
+        apart = np.abs(first - second)
+        return cls(
+            gain=Value.of(draws @ (earned - instead)),
+            share=float(np.abs(one - other).sum(axis=1).mean() / 2),
+            effective=float(apart.sum() ** 2 / max(float((apart**2).sum()), 1e-12)),
+        )
 
 
 def resamples(n: int, seed: int = 0) -> np.ndarray:
@@ -128,7 +154,7 @@ def compare_policies(
         "random": np.full((n, count), 1.0 / count),
     }
     found = {name: evaluate_policy(log, target, draws) for name, target in known.items()}
-    gain = difference(log, policies[first], policies[against], draws)
+    apart = Difference.of(log, policies[first], policies[against], draws)
     return {
         "votes": n,
         "logged": asdict(Value.of(draws @ log.reward)),
@@ -136,15 +162,19 @@ def compare_policies(
         "best_single": best,
         "first": first,
         "against": against,
-        "gain": asdict(gain),
-        "verdict": verdict(found[first], gain),
+        "gain": asdict(apart.gain),
+        "differing": {"share": apart.share, "effective": apart.effective},
+        "verdict": verdict(found[first], apart),
     }
 
 
-def verdict(first: OffPolicy, gain: Value) -> str:
+def verdict(first: OffPolicy, apart: Difference) -> str:
     """better, no worse, worse, or unknown where the log cannot tell."""
-    if not first.supported:
+    if apart.share <= TOLERANCE:
+        return "no worse"
+    if apart.effective < LEAST_DIFFERING or first.unsupported > MOST_UNSUPPORTED:
         return "unknown"
+    gain = apart.gain
     if gain.high < -TOLERANCE or gain.value < -TOLERANCE:
         return "worse"
     return "better" if gain.low > 0 else "no worse"
@@ -171,7 +201,9 @@ def ope_table(found: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        f"{found['first']} over {found['against']}: {cell(found['gain'])}: **{found['verdict']}**.",
+        f"{found['first']} over {found['against']}: {cell(found['gain'])}: **{found['verdict']}**. They "
+        f"differ in {found['differing']['share']:.1%} of the decisions, told apart by "
+        f"{found['differing']['effective']:.0f} effective votes.",
     ]
     if found["verdict"] == "unknown":
         lines.append(

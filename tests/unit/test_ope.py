@@ -62,6 +62,25 @@ def test_a_log_without_exploration_cannot_tell(rng: np.random.Generator) -> None
     assert "Explore" in ope_table(compared)
 
 
+def test_votes_that_never_fell_on_what_differs_tell_nothing(rng: np.random.Generator) -> None:
+    """Exploration was on, but nothing was drawn: the weights look well, their mean does not."""
+    log, _, _ = world(rng, 1500, 0.02, lambda t: t)
+    best = log.propensity > 0.5
+    log = LoggedVotes(log.choice[best], log.propensity[best], log.reward[best], log.model[best])
+    logged = np.eye(COUNT)[log.choice]
+    same = compare_policies(log, {"a": logged, "b": logged}, "a", "b")
+    assert same["verdict"] == "no worse"
+    assert same["differing"]["share"] == 0.0
+    elsewhere = logged.copy()
+    moved = rng.random(len(log)) < 0.2
+    elsewhere[moved] = np.roll(logged[moved], 1, axis=1)
+    found = compare_policies(log, {"a": elsewhere, "b": logged}, "a", "b")
+    assert found["differing"]["share"] == pytest.approx(0.2, abs=0.05)
+    assert found["policies"]["a"]["mean_weight"] < 0.9
+    assert found["policies"]["a"]["effective"] > 1000
+    assert not found["policies"]["a"]["supported"]
+
+
 def test_the_better_policy_is_found_better_and_the_worse_worse(rng: np.random.Generator) -> None:
     log, truth, target = world(rng, 4000, 0.5, lambda t: t)
     poor = np.eye(COUNT)[np.argmin(truth, axis=1)]
