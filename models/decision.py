@@ -195,7 +195,10 @@ def decide(
         ranked[candidates.index(incumbent)] += wishes.switching_cost
     if not np.isfinite(ranked).any():
         raise DecisionError("no candidate has a finite score")
-    chances = probabilities(ranked, estimates.cost[0], wishes.exploration, votes)
+    exploration = wishes.exploration
+    if wishes.min_quality is not None and exploration is not None and exploration.kind == "softmax":
+        exploration = None  # its temperature is in units of the score, and costs are ranked here
+    chances = probabilities(ranked, estimates.cost[0], exploration, votes)
     choice = draw(chances, number)
     return Decision(
         candidates=candidates,

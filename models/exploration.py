@@ -19,7 +19,7 @@ class Exploration(BaseModel):
     """How choices are drawn.
 
     off: the best. epsilon: another with probability epsilon, those with few votes more often. softmax:
-    by the scores over a temperature, every permitted candidate with a floor.
+    by the scores over a temperature, every permitted candidate with a floor; off with ``min_quality``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

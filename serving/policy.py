@@ -63,14 +63,12 @@ class PolicyFollower:
         newest = newest_mark(self._engine(), release)
         if newest is None:
             return
-        if newest.refused is not None:
-            self._alert(f"policy state {newest.version} is refused: {newest.refused}")
-        elif now is not None and now.version == newest.version:
+        if newest.refused is None and now is not None and now.version == newest.version:
             self.last_error = None
             return
         stored = newest_good(self._engine(), release)
         if stored is None or stored.version < newest.version:
-            self._alert(f"policy state {newest.version} is refused")
+            self._alert(f"policy state {newest.version} is refused: see mixllm policy list")
         else:
             self.last_error = None
         if stored is None or (now is not None and stored.version == now.version):

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from models.decision import DecisionDefaults, Estimates, Wishes, decide, explain, score
 from models.errors import DecisionError
+from models.exploration import Exploration
 
 NAMES = ["small", "middle", "large"]
 
@@ -43,6 +44,17 @@ def test_willingness_to_pay_buys_quality(wtp: float, choice: str) -> None:
     assert decision.llm == choice
     assert decision.propensity == 1.0
     assert decision.willingness_to_pay == wtp
+
+
+def test_a_drawn_choice_carries_its_probability() -> None:
+    defaults = DecisionDefaults(willingness_to_pay=1.0)
+    wishes = Wishes(exploration=Exploration(kind="epsilon", epsilon=0.3))
+    drawn = [decide(NAMES, estimates(), defaults, wishes, number=n) for n in (0.05, 0.15, 0.9)]
+    assert [d.llm for d in drawn] == NAMES
+    assert [d.propensity for d in drawn] == pytest.approx([0.1, 0.1, 0.8])
+    assert sum(row["probability"] for row in explain(drawn[0])["scores"]) == pytest.approx(1.0)
+    least = Wishes(min_quality=0.4, exploration=Exploration(kind="softmax"))
+    assert decide(NAMES, estimates(), defaults, least, number=0.99).llm == "small"
 
 
 @given(
