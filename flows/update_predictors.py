@@ -34,6 +34,8 @@ from monitoring.learner import newest_good
 HELD_OUT: Final = 0.2
 # A refit may err this much more, as a share of the old one's error.
 TOLERANCE: Final = 0.02
+# Standard errors by which it must err less to be better for sure.
+SURELY: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Errors:
         """Whether the new one errs more, by more than the tolerance and what chance explains."""
         return self.new - self.old > TOLERANCE * self.old + self.spread
 
+    @property
+    def better(self) -> bool:
+        """Whether the new one errs less, by more than chance explains."""
+        return self.old - self.new > SURELY * self.spread
+
     def __str__(self) -> str:
         return f"{self.old:.4f} → {self.new:.4f} ± {self.spread:.4f}"
 
@@ -73,8 +80,9 @@ class Refit:
 
     @property
     def passes(self) -> bool:
-        """Not noticeably worse, neither on what users said last nor on the test queries."""
-        return not (self.on_feedback.worse or self.on_test.worse)
+        """Surely better on what users said last, whatever the test queries say, whose outcomes may be
+        of another time; or noticeably worse on neither."""
+        return self.on_feedback.better or not (self.on_feedback.worse or self.on_test.worse)
 
 
 @task(name="read graded answers", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)

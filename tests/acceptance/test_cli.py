@@ -228,9 +228,11 @@ def learn_from_feedback(
                 wishes = {"candidates": ["sim-mini"]}
             answer = client.post("/v1/route", json={"query": query.query, **wishes}).json()
             outcome = outcomes.loc[(query.query_id, answer["llm"])]
+            # One LLM is no longer what it was when it was evaluated.
+            quality = 0.0 if answer["llm"] == "sim-mini" else float(outcome["quality"])
             vote = {
                 "decision_id": answer["decision_id"],
-                "quality": float(outcome["quality"]),
+                "quality": quality,
                 "prompt_tokens": int(outcome["prompt_tokens"]),
                 "response_tokens": int(outcome["response_tokens"]),
                 "source": f"judge-{number % 3}",
