@@ -187,7 +187,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
         openapi_extra={
             "requestBody": {
                 "required": True,
-                "content": {"application/jsonl": {"schema": {"type": "string"}}},
+                "content": {"text/plain": {"schema": {"type": "string"}}},
             }
         },
     )
