@@ -95,6 +95,8 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         ui = prefect.removesuffix("/api")
         # The server itself must not take another server's address for its own.
         own = {k: v for k, v in shared.items() if k != "PREFECT_API_URL"}
+        # Its pages ask the port that Prefect takes by default unless told.
+        own["PREFECT_SERVER_UI_API_URL"] = prefect
         parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
     parts.append(Part("flows", python_module("flows.serve"), environment=shared))
     parts.append(service_part(settings, shared))

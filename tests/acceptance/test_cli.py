@@ -179,6 +179,8 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert trained.returncode == 0, trained.stderr
     assert "release 1 registered, champion" in trained.stdout
     prefect = f"http://127.0.0.1:{ports['MIXLLM_PREFECT_PORT']}/api"
+    pages = httpx.get(f"{prefect.removesuffix('/api')}/ui-settings").json()
+    assert pages["api_url"] == prefect
     runs = httpx.post(f"{prefect}/flow_runs/filter", json={}).json()
     assert [r["state_type"] for r in runs] == ["COMPLETED"]
     deployments = httpx.post(f"{prefect}/deployments/filter", json={}).json()
