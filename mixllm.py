@@ -492,7 +492,9 @@ app.add_typer(policy, name="policy", no_args_is_help=True)
 @policy.command("learn")
 def policy_learn() -> None:
     """Learn every vote that waits now, as the flow does."""
-    point_prefect(settings_with_stack())
+    settings = settings_with_stack()
+    champion_candidates(settings)  # without a champion there is nothing to teach
+    point_prefect(settings)
     from flows.learn import learn_from_feedback
 
     found = learn_from_feedback()
@@ -589,7 +591,12 @@ def policy_rebuild(
 @app.command("update-predictors")
 def update_predictors_command(data: Data) -> None:
     """Refit predictors for which enough graded feedback has come; makes a challenger."""
-    point_prefect(settings_with_stack())
+    from models.evaluation_set import read_evaluation_set
+
+    read_evaluation_set(data)  # what is wrong with it is said before anything starts
+    settings = settings_with_stack()
+    champion_candidates(settings)
+    point_prefect(settings)
     from flows.update_predictors import update_predictors
 
     found = update_predictors(str(data.resolve()))
@@ -615,7 +622,10 @@ def feedback_import(
 ) -> None:
     """Send the scores of an OpenAI evaluation run to the running service."""
     settings = settings_with_stack()
-    lines = [line for line in file.read_bytes().splitlines() if line.strip()]
+    try:
+        lines = [line for line in file.read_bytes().splitlines() if line.strip()]
+    except OSError as error:
+        raise MixLLMError(f"{file}: {error.strerror}") from error
     kept = 0
     for start in range(0, len(lines), IMPORT_LINES):
         body = b"\n".join(lines[start : start + IMPORT_LINES])
@@ -919,13 +929,9 @@ app.add_typer(keys, name="keys", no_args_is_help=True)
 
 def store() -> Any:
     """The database's engine, migrated."""
-    from infra.database import connect, database_address
-    from monitoring.schema import migrate
+    from monitoring.schema import open_store
 
-    settings = settings_with_stack()
-    engine = connect(database_address(settings.database(), settings.home))
-    migrate(engine)
-    return engine
+    return open_store(settings_with_stack())
 
 
 @keys.command("create")

@@ -12,7 +12,6 @@ from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from sqlalchemy import Engine
 
-from infra.database import connect, database_address
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
 from models.errors import NoRelease
@@ -23,18 +22,11 @@ from monitoring.feedback import last_position
 from monitoring.learner import Busy, Learned, Subject, learn
 from monitoring.policy_states import last_cursor
 from monitoring.releases import Parts
-from monitoring.schema import migrate
+from monitoring.schema import open_store
 
 DEPLOYMENT: Final = "learn-from-feedback/learn"
 LOOK_SECONDS: Final = 10.0
 LATE_SECONDS: Final = 60.0
-
-
-def open_store(settings: Settings) -> Engine:
-    """The database, migrated."""
-    engine = connect(database_address(settings.database(), settings.home))
-    migrate(engine)
-    return engine
 
 
 def subject_of(settings: Settings, version: str | None = None) -> Subject:
@@ -95,9 +87,11 @@ def report(learned: Learned) -> str:
 def watch_feedback(settings: Settings, stop: threading.Event) -> None:
     """Start the learning flow's deployment when feedback has come that no state has learned; again
     only once that is done, or late."""
-    engine, asked, since = open_store(settings), 0, 0.0
+    engine: Engine | None = None
+    asked, since = 0, 0.0
     while not stop.wait(LOOK_SECONDS):
         try:
+            engine = engine or open_store(settings)
             position = last_position(engine)
             done = last_cursor(engine) >= asked or time.monotonic() - since > LATE_SECONDS
             if position > max(asked, last_cursor(engine)) and done:

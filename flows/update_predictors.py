@@ -15,7 +15,6 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.change_candidate import fetch
-from flows.learn import open_store
 from flows.train_router import RETRIES, embed
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
@@ -29,6 +28,7 @@ from models.refitting import SEEN, GradedAnswers, due, refitted, with_answers
 from models.release import change_release
 from monitoring.graded import graded_answers, read_votes
 from monitoring.learner import newest_good
+from monitoring.schema import open_store
 
 # Of the graded answers so many of the newest are not learned from: the refit is judged by them.
 HELD_OUT: Final = 0.2

@@ -36,6 +36,8 @@ STEP_VOTES: Final = 50.0
 # One vote moves expectations by no more than this; a score is never larger than the second.
 MAX_ADVANTAGE: Final = 1.0
 MAX_SCORE: Final = 1.0
+# Far beyond what rewards in [0, 1] can teach.
+MAX_NORM: Final = 1000.0
 # What a vote leaves of every score: without votes a candidate returns to the release's predictions.
 KEPT: Final = 1.0 - 1.0 / 5000.0
 
@@ -124,10 +126,6 @@ class FeedbackNetwork:
             raise PolicyError(
                 f"the feedback network's weights reach {largest:.1f}, over {MAX_NORM}"
             )
-
-
-# Far beyond what rewards in [0, 1] can teach.
-MAX_NORM: Final = 1000.0
 
 
 def copy_counts(identity: bytes) -> np.ndarray:

@@ -55,7 +55,8 @@ class PolicyState:
     them is whose. inverses: (L, k + 1, k + 1) float64, A_l⁻¹. cursor: the last vote's position.
     counts: what became of the votes, see ``COUNTS``; passed_over: reason → how many votes were about
     something that this release does not have. scales: (2, 5), the scale of binary and of graded votes,
-    see ``models.vote_scale``. rewards, predictions: (L,) sums over the votes."""
+    see ``models.vote_scale``. judged: (L,) answers that were judged, however often; rewards,
+    predictions: (L,) sums over them."""
 
     release: str
     candidates: list[str]
@@ -68,6 +69,7 @@ class PolicyState:
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     passed_over: dict[str, int] = field(default_factory=dict)
     scales: np.ndarray = field(default_factory=lambda: np.zeros((2, vote_scale.SUMS)))
+    judged: np.ndarray = field(default_factory=lambda: np.zeros(0))
     rewards: np.ndarray = field(default_factory=lambda: np.zeros(0))
     predictions: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -83,6 +85,7 @@ class PolicyState:
             sees=sees,
             inverses=inverses.astype(np.float64),
             network=FeedbackNetwork.drawn(directions.shape[1], count),
+            judged=np.zeros(count),
             rewards=np.zeros(count),
             predictions=np.zeros(count),
         )
@@ -127,6 +130,8 @@ class PolicyState:
         if vote.replaced is None:
             self._see(i, vote.embedding)
             vote_scale.add(sums, vote.predicted, vote.reward)
+            self.judged[i] += 1.0
+            self.predictions[i] += vote.predicted
         replaced = None if vote.replaced is None else (vote.replaced - foreseen) / slope
         self.network.learn(
             features,
@@ -137,7 +142,6 @@ class PolicyState:
             replaced,
         )
         self.rewards[i] += vote.reward - (vote.replaced or 0.0)
-        self.predictions[i] += vote.predicted if vote.replaced is None else 0.0
         self.counts["applied"] += 1
         self.counts["graded" if vote.graded else "binary"] += 1
         self.counts["corrections"] += vote.replaced is not None
@@ -158,8 +162,7 @@ class PolicyState:
 
     def statistics(self) -> dict[str, Any]:
         """What people are shown of it."""
-        votes = self.network.votes
-        shown = np.maximum(votes, 1)
+        votes, judged = self.network.votes, np.maximum(self.judged, 1.0)
         return {
             **self.counts,
             "passed_over": self.passed_over,
@@ -172,8 +175,8 @@ class PolicyState:
             "candidates": {
                 name: {
                     "votes": int(votes[i]),
-                    "mean_reward": round(float(self.rewards[i] / shown[i]), 4),
-                    "mean_predicted": round(float(self.predictions[i] / shown[i]), 4),
+                    "mean_reward": round(float(self.rewards[i] / judged[i]), 4),
+                    "mean_predicted": round(float(self.predictions[i] / judged[i]), 4),
                     "trace": round(float(np.trace(self.inverses[i])), 4),
                     "norm": round(float(np.linalg.norm(self.network.output[:, i])), 4),
                 }
@@ -237,7 +240,7 @@ class PolicyState:
         return state
 
 
-_ARRAYS: Final = ("directions", "sees", "inverses", "scales", "rewards", "predictions")
+_ARRAYS: Final = ("directions", "sees", "inverses", "scales", "judged", "rewards", "predictions")
 _PLAIN: Final = ("release", "candidates", "cursor", "counts", "passed_over")
 
 

@@ -11,6 +11,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
+from infra.database import connect, database_address
+from infra.settings import Settings
+
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Two processes that start at once must not both migrate: any number will do, as long as it stays.
 LOCK: Final = 77_202_511
@@ -31,6 +34,13 @@ def current(engine: Engine) -> str | None:
     """The database's revision, None when it has none."""
     with engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def open_store(settings: Settings) -> Engine:
+    """The configured or embedded database, migrated."""
+    engine = connect(database_address(settings.database(), settings.home))
+    migrate(engine)
+    return engine
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:

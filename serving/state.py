@@ -17,7 +17,6 @@ import orjson
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.database import connect, database_address
 from infra.settings import Settings
 from models.manifest import Manifest
 from models.waiting import WaitingTracker
@@ -26,7 +25,7 @@ from monitoring.decisions import insert_decisions, read_decision
 from monitoring.feedback import insert_feedback
 from monitoring.journal import Journal
 from monitoring.releases import insert_releases, release_row
-from monitoring.schema import migrate
+from monitoring.schema import open_store
 from serving import metrics
 from serving.champion import Champion
 from serving.gateway import Gateway
@@ -99,9 +98,7 @@ class ServiceState:
         """The database's engine, migrated; made when first needed, again if it failed."""
         with self._engine_lock:
             if self._engine is None:
-                engine = connect(database_address(self.settings.database(), self.settings.home))
-                migrate(engine)
-                self._engine = engine
+                self._engine = open_store(self.settings)
             return self._engine
 
     @property

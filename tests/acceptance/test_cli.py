@@ -61,6 +61,11 @@ def free_port() -> str:
         (["rollback"], "no release was champion before this one"),
         (["releases"], "no release is registered yet"),
         (["ingest", "/nowhere.csv", "--out", "/tmp/x"], "/nowhere.csv: no such file"),
+        (["policy", "learn"], "no release is champion yet"),
+        (["policy", "show", "7"], "no policy state 7"),
+        (["feedback", "import", "/nowhere.jsonl"], "/nowhere.jsonl: No such file or directory"),
+        (["update-predictors", "--data", "/nowhere"], "/nowhere: no such folder"),
+        (["ope", "--release", "7"], "no release is champion yet"),
         (["route", "hello"], "no service answers at http://127.0.0.1"),
     ],
 )

@@ -104,6 +104,14 @@ def test_replayed_in_other_batches_it_is_the_same_bytes(
     assert state.counts["corrections"] == 30
 
 
+def test_a_correction_replaces_what_people_are_shown(release: Release, state: PolicyState) -> None:
+    (vote,) = votes(release, 1)
+    state.apply(Vote(**{**vars(vote), "reward": 1.0}))
+    state.apply(Vote(**{**vars(vote), "position": 2, "reward": 0.0, "replaced": 1.0}))
+    shown = state.statistics()["candidates"][vote.llm]
+    assert (shown["votes"], shown["mean_reward"], shown["mean_predicted"]) == (2, 0.0, 0.7)
+
+
 def test_a_vote_is_never_applied_twice(release: Release, state: PolicyState) -> None:
     (vote,) = votes(release, 1)
     state.apply(vote)
