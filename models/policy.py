@@ -179,6 +179,8 @@ class PolicyState:
                     "mean_predicted": round(float(self.predictions[i] / judged[i]), 4),
                     "trace": round(float(np.trace(self.inverses[i])), 4),
                     "norm": round(float(np.linalg.norm(self.network.output[:, i])), 4),
+                    # Its feedback score on a query of which nothing is known.
+                    "score": round(float(self.network.output[:, i, -1].mean() / np.sqrt(2.0)), 4),
                 }
                 for i, name in enumerate(self.candidates)
             },

@@ -58,6 +58,7 @@ decisions = Table(
     Index(None, "position", unique=True),
     Index(None, "decided_at"),
     Index(None, "llm", "decided_at"),
+    Index(None, "release_digest", "position"),
 )
 
 # What became of a decision that was carried out: one row a chat completion or a client's report.
@@ -124,6 +125,7 @@ feedback = Table(
     ),
     Index(None, "position", unique=True),
     Index(None, "llm", "position"),
+    Index(None, "received_at"),
 )
 
 # The releases that have decided, and which parts they were made of.
@@ -165,4 +167,77 @@ policy_skips = Table(
     Column("made_at", DateTime(timezone=True), nullable=False),
     Column("by_version", BigInteger, comment="The state that the roll-back made."),
     Column("reason", Text, nullable=False),
+)
+
+# Stretches of a release's decisions in which drift was looked for. A window follows its predecessor.
+drift_windows = Table(
+    "drift_windows",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("release_digest", Text, nullable=False),
+    Column("release_version", Text, nullable=False),
+    Column("after", BigInteger, nullable=False, comment="The last position before it."),
+    Column("upto", BigInteger, nullable=False),
+    Column("started_at", DateTime(timezone=True), nullable=False),
+    Column("ended_at", DateTime(timezone=True), nullable=False),
+    Column("made_at", DateTime(timezone=True), nullable=False),
+    Column("decisions", BigInteger, nullable=False),
+    Column("figures", JSONB, nullable=False),
+    Column("signals", JSONB, nullable=False),
+    Column("held_voters", ARRAY(Text), nullable=False),
+    Column("report", Text, comment="The report's address."),
+    UniqueConstraint("release_digest", "after"),
+)
+
+# What was raised, and what became of it.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("subject", Text, comment="The candidate or voter concerned."),
+    Column("release_digest", Text, nullable=False),
+    Column("release_version", Text, nullable=False),
+    Column("window_id", BigInteger, nullable=False),
+    Column("since_position", BigInteger, nullable=False, comment="Decisions after it show it."),
+    Column("raised_at", DateTime(timezone=True), nullable=False),
+    Column("signal", JSONB, nullable=False),
+    Column("mode", Text, nullable=False, comment="observe, propose or act, as it was then."),
+    Column("state", Text, nullable=False, comment="open, closed."),
+    Column("outcome", Text, comment="What its repair came to."),
+    Column("closed_at", DateTime(timezone=True)),
+    Index(None, "name", "subject", "raised_at"),
+    Index(None, "state"),
+)
+
+# Every step that the platform took by itself: what, why, on which evidence, with what result.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("alert_id", BigInteger),
+    Column("what", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("evidence", JSONB, nullable=False),
+    Column("result", Text, nullable=False),
+    Index(None, "at"),
+    Index(None, "alert_id"),
+)
+
+# What the challenger would have chosen, where it was asked beside the champion.
+shadows = Table(
+    "shadows",
+    metadata,
+    Column("decision_id", Uuid, primary_key=True),
+    Column("decided_at", DateTime(timezone=True), nullable=False),
+    Column("release_digest", Text, nullable=False, comment="The challenger's."),
+    Column("release_version", Text, nullable=False),
+    Column("champion_version", Text, nullable=False),
+    Column("llm", Text, nullable=False, comment="The challenger's choice."),
+    Column("champion_llm", Text, nullable=False),
+    Column("predicted_gain", Double, comment="Its choice's score less that of the champion's."),
+    Column("seconds", Double, nullable=False, comment="What its routing took."),
+    Column("champion_seconds", Double, nullable=False),
+    Index(None, "release_digest", "decided_at"),
 )

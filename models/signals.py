@@ -1,0 +1,342 @@
+"""Signals: in what a window differs from the reference, each with its effect, threshold and p-value.
+
+Every test of a window belongs to one family: p-values are corrected together by Holm's method (*A simple
+sequentially rejective multiple test procedure*, 1979). A signal is *lit* when chance does not explain
+it and the effect is large enough to matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+from scipy import stats
+
+from models.errors import nearest
+from models.windows import Window, delay, residuals
+
+# The chance that a window without drift lights anything at all, by the tests.
+FAMILY_ERROR: Final = 0.01
+# Lit by so little chance, a signal needs no second window.
+CERTAIN: Final = 1e-6
+# Rows that a mean is judged from at least, in the window and in the reference.
+LEAST_ROWS: Final = 30
+LEAST_WINDOW: Final = 50
+FOLDS: Final = 5
+
+# The least effect that matters, unless the rules say otherwise.
+THRESHOLDS: Final = {
+    "predictor-drift": 0.08,
+    "slower-than-foreseen": 0.4,
+    "latency-cascade": 0.15,
+    "unseen-domains": 0.05,
+    "query-drift": 0.1,
+    "cost-above-forecast": 0.2,
+    "feedback-drying-up": 0.5,
+    "learning-unstable": 1.0,
+    "feedback-poisoned": 1.0,
+    "stale-release": 90.0,
+}
+# Tokens count as quality does, on another scale: a third more or fewer.
+TOKENS_SCALE: Final = 0.25
+# Foreseen seconds that rise so much say that requests wait.
+WAITING_RISE: Final = float(np.log(1.5))
+Side = Literal["two-sided", "greater", "less"]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """alert: its name. subject: the candidate or voter concerned. what: the figure, in words, which was
+    ``reference`` and is ``now``. effect: how far it moved, in the units of ``threshold``. p_value: None
+    where nothing is left to chance. samples: rows of the window it rests on. lit: see above."""
+
+    alert: str
+    subject: str | None
+    what: str
+    reference: float | None
+    now: float
+    effect: float
+    threshold: float
+    p_value: float | None
+    samples: int
+    lit: bool = False
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        return self.alert, self.subject
+
+    @property
+    def certain(self) -> bool:
+        """Lit beyond doubt."""
+        return self.lit and (self.p_value is None or self.p_value <= CERTAIN)
+
+
+def find_signals(
+    reference: Window, window: Window, recent: Window, thresholds: Mapping[str, float] | None = None
+) -> list[Signal]:
+    """Every statistical signal of a window, lit or not, the surest first.
+
+    recent: the window with those before it, for candidates that are seldom chosen. thresholds: alert →
+    its least effect, where not ``THRESHOLDS``'s.
+    """
+    least = {**THRESHOLDS, **(thresholds or {})}
+    found = [
+        *predictor_drift(reference, window, recent, least["predictor-drift"]),
+        *slower(reference, window, recent, least["slower-than-foreseen"]),
+        *cascade(reference, window, least["latency-cascade"]),
+        *unseen(reference, window, least["unseen-domains"]),
+        *query_drift(reference, window, least["query-drift"]),
+        *cost(reference, window, least["cost-above-forecast"]),
+        *drying_up(reference, window, least["feedback-drying-up"]),
+    ]
+    return sorted(light(found), key=lambda s: (not s.lit, s.p_value))
+
+
+def light(signals: Sequence[Signal]) -> list[Signal]:
+    """The same signals with Holm's p-values, lit where they are small and the effect is large."""
+    raw = np.array([s.p_value for s in signals], dtype=np.float64)
+    order = np.argsort(raw)
+    stepped = raw[order] * (len(raw) - np.arange(len(raw)))
+    adjusted = np.minimum(np.maximum.accumulate(stepped), 1.0) if len(raw) else raw
+    out = list(signals)
+    for place, p in zip(order.tolist(), adjusted.tolist(), strict=True):
+        signal = signals[place]
+        lit = p <= FAMILY_ERROR and signal.effect >= signal.threshold
+        out[place] = replace(signal, p_value=p, lit=lit)
+    return out
+
+
+def predictor_drift(
+    reference: Window, window: Window, recent: Window, threshold: float
+) -> Iterator[Signal]:
+    """A candidate's observed quality or tokens leave its predictions: was it updated upstream?"""
+    yield from _by_candidate(
+        "predictor-drift", "quality", "observed quality less predicted", reference, window, recent,
+        threshold, 1.0,
+    )  # fmt: skip
+    yield from _by_candidate(
+        "predictor-drift", "tokens", "log of observed tokens over predicted", reference, window, recent,
+        threshold, TOKENS_SCALE,
+    )  # fmt: skip
+
+
+def slower(reference: Window, window: Window, recent: Window, threshold: float) -> Iterator[Signal]:
+    """A candidate takes longer than the same answers took it."""
+    yield from _by_candidate(
+        "slower-than-foreseen", "seconds", "log of observed seconds over the catalog's", reference,
+        window, recent, threshold, 1.0, "greater",
+    )  # fmt: skip
+
+
+def _by_candidate(
+    alert: str,
+    column: str,
+    what: str,
+    reference: Window,
+    window: Window,
+    recent: Window,
+    threshold: float,
+    scale: float,
+    side: Side = "two-sided",
+) -> Iterator[Signal]:
+    """Welch's test of one residual, a candidate at a time; from the recent rows where the window has too
+    few. scale: what the effect is multiplied by, to be in the threshold's units."""
+    for name in sorted({*window.llms, *recent.llms}):
+        before = residuals(reference.of_llm(name))[column].dropna()
+        now = residuals(window.of_llm(name))[column].dropna()
+        if len(now) < LEAST_ROWS:
+            now = residuals(recent.of_llm(name))[column].dropna()
+        if len(now) < LEAST_ROWS or len(before) < LEAST_ROWS:
+            continue
+        p = _welch(now.to_numpy(), before.to_numpy(), side)
+        moved = float(now.mean() - before.mean())
+        effect = scale * (abs(moved) if side == "two-sided" else moved)
+        yield Signal(
+            alert, name, what, float(before.mean()), float(now.mean()), effect, threshold, p, len(now)
+        )  # fmt: skip
+
+
+def cascade(reference: Window, window: Window, threshold: float) -> Iterator[Signal]:
+    """Choices collapse onto one candidate while requests wait for that one.
+
+    Both must be beyond chance: the larger p-value counts (Berger's intersection–union test, 1982).
+    """
+    if len(window) < LEAST_WINDOW or len(reference) < LEAST_WINDOW:
+        return
+    (name, share), *_ = window.shares().items()
+    before = reference.shares().get(name, 0.0)
+    waits, waited = delay(window.of_llm(name)).dropna(), delay(reference.of_llm(name)).dropna()
+    if len(waits) < LEAST_ROWS or len(waited) < LEAST_ROWS:
+        return
+    rise = float(waits.mean() - waited.mean())
+    p = max(
+        _proportion(share, len(window), before, len(reference), "greater"),
+        _welch(waits.to_numpy(), waited.to_numpy(), "greater"),
+    )
+    effect = share - before if rise >= WAITING_RISE else 0.0
+    what = f"share of the choices, while seconds to it rise by {np.exp(rise) - 1:+.0%}"
+    yield Signal(
+        "latency-cascade", name, what, before, share, effect, threshold, p, len(window)
+    )  # fmt: skip
+
+
+def unseen(reference: Window, window: Window, threshold: float) -> Iterator[Signal]:
+    """More queries are of no known domain."""
+    now = window.rows["unseen_score"].dropna() > 1
+    before = reference.rows["unseen_score"].dropna() > 1
+    if len(now) < LEAST_WINDOW or len(before) < LEAST_WINDOW:
+        return
+    a, b = float(now.mean()), float(before.mean())
+    p = _proportion(a, len(now), b, len(before), "greater")
+    what = "share of queries of no known domain"
+    yield Signal("unseen-domains", None, what, b, a, a - b, threshold, p, len(now))
+
+
+def query_drift(reference: Window, window: Window, threshold: float) -> Iterator[Signal]:
+    """A classifier tells the window's queries from the reference's (Lopez-Paz and Oquab, *Revisiting
+    classifier two-sample tests*, 2017), by the area under its ROC curve on rows it has not seen."""
+    a, b = window.embeddings, reference.embeddings
+    if min(len(a), len(b)) < 2 * LEAST_ROWS or a.shape[1] != b.shape[1]:
+        return
+    scores = domain_classifier(b, a)
+    old, new = scores[: len(b)], scores[len(b) :]
+    found = stats.mannwhitneyu(new, old, alternative="greater")
+    area = float(found.statistic) / (len(a) * len(b))
+    what = "area under the ROC curve that tells these queries from the reference's"
+    yield Signal(
+        "query-drift", None, what, 0.5, area, area - 0.5, threshold, float(found.pvalue), len(a)
+    )
+
+
+def domain_classifier(old: np.ndarray, new: np.ndarray, seed: int = 0) -> np.ndarray:
+    """(n + m,) how much each row looks like the new ones, by a classifier that has not seen it.
+
+    Ridge regression on the label over the embeddings, in closed form; the penalty is a tenth of the
+    rows, spread over the dimensions.
+    """
+    x = np.concatenate([old, new]).astype(np.float64)
+    y = np.concatenate([np.zeros(len(old)), np.ones(len(new))])
+    fold = np.random.default_rng(seed).permutation(len(x)) % FOLDS
+    scores = np.empty(len(x))
+    for number in range(FOLDS):
+        rows, held = fold != number, fold == number
+        middle = x[rows].mean(axis=0)
+        centred = x[rows] - middle
+        penalised = centred.T @ centred + 0.1 * rows.sum() / x.shape[1] * np.eye(x.shape[1])
+        weights = np.linalg.solve(penalised, centred.T @ (y[rows] - y[rows].mean()))
+        # Folds differ in their intercept alone by what is in them: left out.
+        scores[held] = (x[held] - middle) @ weights
+    return scores
+
+
+def cost(reference: Window, window: Window, threshold: float) -> Iterator[Signal]:
+    """Answers cost more than was predicted of them, beyond what they did in the reference."""
+    parts = []
+    for rows in (window.rows, reference.rows):
+        paid = rows[["observed_cost_usd", "cost_usd"]].dropna()
+        parts.append(paid[paid["cost_usd"] > 0].to_numpy())
+    now, before = parts
+    if min(len(now), len(before)) < LEAST_ROWS:
+        return
+    a, b = (float(part[:, 0].sum() / part[:, 1].sum()) for part in parts)
+    if b <= 0:
+        return
+    # A ratio of sums is b when these have mean 0.
+    p = _welch(now[:, 0] - b * now[:, 1], before[:, 0] - b * before[:, 1], "greater")
+    what = "observed cost over predicted"
+    yield Signal("cost-above-forecast", None, what, b, a, a / b - 1.0, threshold, p, len(now))
+
+
+def drying_up(reference: Window, window: Window, threshold: float) -> Iterator[Signal]:
+    """Fewer votes come, for as many decisions."""
+    if not reference.total or window.total < LEAST_WINDOW or reference.votes < LEAST_ROWS:
+        return
+    before, now = reference.votes / reference.total, window.votes / window.total
+    # Given all votes, how many are the window's (Przyborowski and Wilenski, 1940).
+    share = window.total / (window.total + reference.total)
+    votes = window.votes + reference.votes
+    p = float(stats.binom.cdf(window.votes, votes, share))
+    what = "votes a decision"
+    yield Signal(
+        "feedback-drying-up",
+        None,
+        what,
+        before,
+        now,
+        1.0 - now / before,
+        threshold,
+        p,
+        window.total,
+    )
+
+
+def _welch(now: np.ndarray, before: np.ndarray, side: Side) -> float:
+    """The p-value; of values that do not vary at all: whether they are the same."""
+    if now.std() == 0 and before.std() == 0:
+        return 1.0 if np.isclose(now.mean(), before.mean()) else 0.0
+    return float(stats.ttest_ind(now, before, equal_var=False, alternative=side).pvalue)
+
+
+def _proportion(now: float, n: int, before: float, m: int, side: Side) -> float:
+    """Fisher's exact test of two shares."""
+    table = [[round(now * n), n - round(now * n)], [round(before * m), m - round(before * m)]]
+    return float(stats.fisher_exact(table, alternative=side).pvalue)
+
+
+def stale(days: float, threshold: float) -> Signal:
+    """The release is so many days old."""
+    what = "days since the release was trained"
+    return Signal(
+        "stale-release", None, what, None, days, days, threshold, None, 0, days >= threshold
+    )
+
+
+# A state's weights stay far below this while votes agree with each other at all.
+LARGEST_NORM: Final = 3.0
+SWING: Final = 0.05
+STATES: Final = 8
+
+
+def unstable(states: Sequence[Mapping[str, Any]], threshold: float) -> Iterator[Signal]:
+    """Online learning leaves its bounds. states: the newest first, as the store lists them, each with
+    ``statistics``, ``refused`` and ``version``; those that were made since the last window first.
+
+    Effect: the worst of refused states, of norms over ``LARGEST_NORM``, and of how often a candidate's
+    feedback score swung to and fro, as a share of what would be always.
+    """
+    for row in states[:STATES]:
+        if row["refused"] is not None:
+            what = f"policy state {row['version']} is refused: {row['refused']}"
+            yield Signal("learning-unstable", None, what, None, 1.0, 1.0, threshold, None, 1, True)
+            return
+    good = [row["statistics"]["candidates"] for row in states]
+    worst: tuple[float, str, str] = (0.0, "", "")
+    for name, newest in (good[0] if good else {}).items():
+        worst = max(worst, (newest["norm"] / LARGEST_NORM, name, "norm of its feedback weights"))
+        line = np.array([s[name]["score"] for s in good[:STATES] if "score" in s.get(name, {})])
+        steps = np.diff(line)
+        if len(line) == STATES and np.abs(steps).min() >= SWING:
+            turns = float((np.sign(steps[1:]) != np.sign(steps[:-1])).mean())
+            worst = max(worst, (turns, name, "turns of its feedback score, from state to state"))
+    effect, name, what = worst
+    if name:
+        yield Signal(
+            "learning-unstable", name, what, None, effect, effect, threshold, None, len(good),
+            effect >= threshold,
+        )  # fmt: skip
+
+
+def poisoned(held: Sequence[str], known: Sequence[str], threshold: float) -> Iterator[Signal]:
+    """Voters that are held and were not before: their own sequential test told (``models.voters``)."""
+    for voter in sorted(set(held) - set(known)):
+        what = "votes against what all others say: held"
+        yield Signal("feedback-poisoned", voter, what, 0.0, 1.0, 1.0, threshold, None, 1, True)
+
+
+def check_name(name: str) -> str:
+    """Raises ValueError for what is no alert."""
+    if name not in THRESHOLDS:
+        raise ValueError(f"no alert {name!r}; {nearest(name, THRESHOLDS)}")
+    return name
