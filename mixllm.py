@@ -52,6 +52,12 @@ Tuning = Annotated[
 ]
 
 
+GateData = Annotated[
+    Path | None,
+    typer.Option("--data", help="Whose test queries judge it; MIXLLM_DATA's by default."),
+]
+
+
 def main() -> None:
     """Run a command; what a user can mend is one line on standard error and exit code 2."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -203,8 +209,17 @@ def train(
     options = options_of(tuning, encoder, tagger, domains, families)
     result = train_with(data, promote, quarantine, **options)
     show_measures(result["results"])
-    state = "champion" if promote else f"challenger; promote it: mixllm promote {result['version']}"
-    console.print(f"release {result['version']} registered, {state}")
+    console.print(f"release {result['version']} registered, {told(result)}")
+
+
+def told(made: dict[str, Any]) -> str:
+    """What became of a release that a flow made."""
+    version = made["version"]
+    return {
+        "champion": "champion",
+        "challenger": f"challenger; promote it: mixllm promote {version}",
+        "refused": f"refused by its gate: see its version in MLflow, or mixllm judge {version}",
+    }[made["state"]]
 
 
 @app.command()
@@ -406,28 +421,54 @@ def schema() -> None:
 
 
 @app.command()
-def promote(
+def judge(
     version: Annotated[str, typer.Argument(help="A release's version.")],
-    force: Annotated[bool, typer.Option("--force", help="Whatever the votes say.")] = False,
+    data: GateData = None,
 ) -> None:
-    """Make a release champion; running services pick it up."""
+    """The gate: is a release no worse than the champion? The verdict goes to its version in MLflow."""
+    verdict = judged(version, data)
+    if verdict is None:
+        raise NoRelease("there is no champion to judge it against: mixllm promote makes one")
+    if not verdict.passes:
+        raise typer.Exit(1)
+
+
+def judged(version: str, data: Path | None) -> Any:
+    """The gate's verdict, shown; None where no other release is champion."""
+    from rich.markdown import Markdown
+
+    from models.evaluation_set import read_evaluation_set
+    from models.release_gate import gate_table
+    from monitoring.gate import judge_release
+
     settings = settings_with_stack()
     opened = registry(settings)
     champion = opened.alias("champion")
-    if not force and champion is not None and champion != version:
-        from monitoring.offpolicy import compare_releases
+    opened.tags(version)  # a release that is not there is said before anything starts
+    if champion is None or champion == version:
+        return None
+    if data is not None:
+        read_evaluation_set(data)
+    verdict = judge_release(opened, store(), settings, version, champion, data)
+    console.print(Markdown(gate_table(verdict)))
+    return verdict
 
-        try:
-            found = compare_releases(opened, store(), version, champion)
-        except ReleaseError as error:
-            console.print(f"not compared by the log: {error}")
-            found = None
-        if found is not None:
-            console.print(f"by the votes on logged decisions: {found['verdict']}")
-        if found is not None and found["verdict"] == "worse":
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="A release's version.")],
+    force: Annotated[bool, typer.Option("--force", help="Whatever its gate says.")] = False,
+    data: GateData = None,
+) -> None:
+    """Make a release champion, if it passes its gate; running services pick it up."""
+    opened = registry(settings_with_stack())
+    if force:
+        opened.force(version)
+    else:
+        verdict = judged(version, data) if opened.alias("champion") else None
+        if verdict is not None and not verdict.passes:
             raise ReleaseError(
-                f"by the votes on logged decisions release {version} is worse than the champion, "
-                f"{champion}: see mixllm ope --release {version} --against {champion}, or use --force"
+                f"release {version} is {verdict.why}; see its version in MLflow, or use --force"
             )
     opened.promote(version)
     console.print(f"release {version} is champion")
@@ -606,10 +647,7 @@ def update_predictors_command(data: Data) -> None:
         console.print("no predictor was refitted")
     else:
         names = ", ".join(found["refitted"])
-        console.print(
-            f"release {found['version']}, challenger: refitted {names}; "
-            f"promote it: mixllm promote {found['version']}"
-        )
+        console.print(f"release {found['version']}: refitted {names}; {told(found)}")
 
 
 feedback_app = typer.Typer(help="Say how good answers were.")
@@ -723,8 +761,7 @@ def change_candidate_with(
         promote_release=promote,
         quarantine=str(quarantine) if quarantine else None,
     )
-    state = "champion" if promote else f"challenger; promote it: mixllm promote {result['version']}"
-    console.print(f"release {result['version']} registered, from {result['base']}, {state}")
+    console.print(f"release {result['version']} registered, from {result['base']}, {told(result)}")
 
 
 def champion_candidates(settings: Settings) -> list[str]:
@@ -921,6 +958,185 @@ def experiment_online(
     write_report([row for row in runs if row["set"] == evaluations.name], out)
     console.print(Markdown((out / "online.md").read_text()))
     console.print(f"written to {out}")
+
+
+drift = typer.Typer(help="Drift: windows of decisions against the release's first ones.")
+app.add_typer(drift, name="drift", no_args_is_help=True)
+
+
+@drift.command("check")
+def drift_check(
+    force: Annotated[
+        bool, typer.Option("--force", help="However little has come since the last look.")
+    ] = False,
+) -> None:
+    """Look for drift now, as the flow does; writes a report and raises alerts."""
+    settings = settings_with_stack()
+    champion_candidates(settings)  # without a champion nothing has decided
+    point_prefect(settings)
+    from flows.check_drift import check_drift_flow
+
+    found = check_drift_flow(force)
+    console.print(found["said"])
+    if found["report"]:
+        console.print(f"report: {found['report']}", soft_wrap=True)
+    for number, name, subject in found["alerts"]:
+        console.print(f"alert {number}: {name} {subject or ''}; mixllm alerts show {number}")
+
+
+@drift.command("list")
+def drift_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] = 20) -> None:
+    """The windows looked at, with their reports."""
+    from monitoring.drift import list_windows
+
+    table = Table("window", "release", "until", "decisions", "lit", "report")
+    for row in list_windows(store(), most):
+        lit = sorted({s["alert"] for s in row["signals"] if s["lit"]})
+        table.add_row(
+            str(row["id"]),
+            row["release_version"],
+            row["ended_at"].strftime("%Y-%m-%d %H:%M:%S"),
+            str(row["decisions"]),
+            ", ".join(lit),
+            row["report"] or "",
+        )
+    console.print(table)
+
+
+alerts_app = typer.Typer(help="Alerts: what was raised, and what was done about it.")
+app.add_typer(alerts_app, name="alerts", no_args_is_help=True)
+
+
+@alerts_app.command("list")
+def alerts_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] = 50) -> None:
+    """Every alert, the newest first."""
+    from monitoring.alert_log import list_alerts
+
+    table = Table("alert", "raised", "what", "of", "release", "mode", "state", "outcome")
+    for row in list_alerts(store(), most=most):
+        table.add_row(
+            str(row["id"]),
+            row["raised_at"].strftime("%Y-%m-%d %H:%M:%S"),
+            row["name"],
+            row["subject"] or "",
+            row["release_version"],
+            row["mode"],
+            row["state"],
+            row["outcome"] or "",
+        )
+    console.print(table)
+
+
+@alerts_app.command("show")
+def alerts_show(number: Annotated[int, typer.Argument(help="An alert.")]) -> None:
+    """One alert's evidence, and every step that was taken."""
+    from models.alerts import KINDS
+    from monitoring.alert_log import read_alert, read_audit
+
+    engine = store()
+    row = read_alert(engine, number)
+    signal, kind = row["signal"], KINDS[row["name"]]
+    console.print(f"[bold]{kind.title}[/bold] {row['subject'] or ''}", highlight=False)
+    was = "" if signal["reference"] is None else f", was {signal['reference']:.4g}"
+    p = "" if signal["p_value"] is None else f", p {signal['p_value']:.2g} (Holm)"
+    console.print(
+        f"{signal['what']}: {signal['now']:.4g}{was}; effect {signal['effect']:.3g}, "
+        f"at least {signal['threshold']:g} matters{p}; {signal['samples']} rows"
+    )
+    console.print(f"runbook: {kind.page(row['name'])}; repair: {kind.repair}, mode {row['mode']}")
+    show_audit(read_audit(engine, number)[::-1])
+
+
+@alerts_app.command("audit")
+def alerts_audit(most: Annotated[int, typer.Option(min=1, help="Newest first.")] = 50) -> None:
+    """Every step that the platform took by itself, the newest first."""
+    from monitoring.alert_log import read_audit
+
+    show_audit(read_audit(store(), most=most))
+
+
+def show_audit(rows: list[dict[str, Any]]) -> None:
+    table = Table("at", "alert", "what", "why", "result")
+    for row in rows:
+        table.add_row(
+            row["at"].strftime("%Y-%m-%d %H:%M:%S"),
+            str(row["alert_id"] or ""),
+            row["what"],
+            row["why"],
+            row["result"],
+        )
+    console.print(table)
+
+
+@app.command()
+def repair() -> None:
+    """Mend what open alerts say now, each by its mode, as the flow does."""
+    settings = settings_with_stack()
+    champion_candidates(settings)
+    point_prefect(settings)
+    from flows.repair import repair as mend
+
+    found = mend()
+    for number, outcome in found["closed"]:
+        console.print(f"alert {number}: {outcome}", soft_wrap=True)
+    for number, _ in found["waiting"]:
+        console.print(f"alert {number}: still open; mixllm alerts show {number}")
+    if not found["closed"] and not found["waiting"]:
+        console.print("no alert is open")
+
+
+@app.command()
+def canary(
+    share: Annotated[
+        float, typer.Argument(min=0, max=1, help="What the challenger answers; 0 ends it.")
+    ],
+    by: Annotated[str, typer.Option(help="keys or traffic.")] = "traffic",
+) -> None:
+    """Let the challenger answer a share of the keys or of the traffic; an alert ends it by itself."""
+    from infra.registry import CHALLENGER, Canary
+
+    opened = registry(settings_with_stack())
+    if by not in ("keys", "traffic"):
+        raise MixLLMError(f"--by {by}: keys or traffic")
+    version = opened.alias(CHALLENGER)
+    if share == 0:
+        opened.set_canary(None)
+        console.print("no canary: the champion answers everybody")
+        return
+    if version is None:
+        raise NoRelease("there is no challenger; see: mixllm releases")
+    if (why := opened.refused(version)) is not None:
+        raise ReleaseError(f"release {version} is refused by its gate: {why}")
+    opened.set_canary(Canary(version, share, by))
+    console.print(f"release {version} answers {share:.1%} of the {by}; mixllm canary 0 ends it")
+
+
+@app.command()
+def shadow() -> None:
+    """What the challenger would have chosen on live queries."""
+    from infra.registry import CHALLENGER
+    from models.manifest import read_manifest
+    from monitoring.shadows import shadow_summary
+
+    opened = registry(settings_with_stack())
+    version = opened.alias(CHALLENGER)
+    if version is None:
+        raise NoRelease("there is no challenger; see: mixllm releases")
+    said = shadow_summary(store(), read_manifest(opened.fetch(version)).digest)
+    console.print(f"release {version}: {said or 'has decided nothing in shadow yet'}")
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+) -> None:
+    """Delete decisions, states and reports that are old and needed by nobody."""
+    from monitoring.retention import prune as remove
+
+    settings = settings_with_stack()
+    gone = remove(store(), registry(settings), settings, dry_run)
+    for what, count in gone.items():
+        console.print(f"{count} {what} {'would go' if dry_run else 'gone'}")
 
 
 keys = typer.Typer(help="API keys of the service: who may ask, how often, for how much.")

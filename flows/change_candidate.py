@@ -11,7 +11,8 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.train_router import RETRIES, embed, promote, validate_data
+from flows.settle import settle
+from flows.train_router import RETRIES, embed, validate_data
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
 from models.errors import NoRelease
@@ -27,6 +28,8 @@ from models.predictor_report import (
 )
 from models.predictors import Predictor, shared_maps
 from models.release import change_release
+from monitoring.locks import exclusive
+from monitoring.schema import open_store
 
 
 @task(name="fetch", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
@@ -104,7 +107,8 @@ def change_candidate(
     """Fit one candidate's predictor on an evaluation set and put it into a release, or remove it.
 
     name: the candidate. data: an evaluation set with its outcomes and its catalog entry; None
-    removes it. base: the release to change, the champion by default. Returns {"version", "base"}.
+    removes it. base: the release to change, the champion by default.
+    Returns {"version", "base", "state"}.
     """
     settings = read_settings()
     version, source = fetch(base, settings)
@@ -119,7 +123,8 @@ def change_candidate(
             rows = rows_of(name, whole)
             manifest = read_manifest(source)
             inputs = embed(rows, source / manifest.encoder.folder, settings)
-            fitted = fit_one(name, rows, inputs, source, manifest)
+            with exclusive(open_store(settings), f"predictor {name}"):
+                fitted = fit_one(name, rows, inputs, source, manifest)
             predictor = fitted.predictor
             report = validate(fitted, rows, whole, source / manifest.encoder.folder, settings)
             change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
@@ -130,6 +135,6 @@ def change_candidate(
                 flagged=flags_of(report).get(name),
             )
         new = register_change(folder, version, change, predictor, settings)
-    promote(new, promote_release, settings)
-    get_run_logger().info("%s: release %s, from %s", change, new, version)
-    return {"version": new, "base": version}
+    state = settle(new, promote_release, settings)
+    get_run_logger().info("%s: release %s, from %s, %s", change, new, version, state)
+    return {"version": new, "base": version, "state": state}

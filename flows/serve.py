@@ -2,59 +2,104 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from prefect import serve
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed
 
-from flows.audit_tags import audit_flow
-from flows.change_candidate import change_candidate
-from flows.learn import learn_from_feedback, watch_feedback
-from flows.train_router import train_router
-from flows.update_predictors import update_predictors
+from flows.check_drift import watch_decisions
+from flows.deployments import DEPLOYMENTS, Deployment
+from flows.learn import watch_feedback
 from infra.settings import read_settings
+
+# Only process of these deployments: what Prefect takes to be running when it starts is not.
+ALONE: Final = "--alone"
 
 
 def main() -> None:
-    watcher = threading.Thread(
-        target=watch_feedback,
-        args=(read_settings(), threading.Event()),
-        name="feedback",
-        daemon=True,
+    alone = ALONE in sys.argv[1:]
+    with get_client(sync_client=True) as client:
+        known = {d.full_name: find(client, d.full_name) for d in DEPLOYMENTS}
+        for found in filter(None, known.values()):
+            catch_up(client, found, alone)
+    for name, watch in (("feedback", watch_feedback), ("decisions", watch_decisions)):
+        threading.Thread(
+            target=watch, args=(read_settings(), threading.Event()), name=name, daemon=True
+        ).start()
+    serve(*(to_serve(d, known[d.full_name]) for d in DEPLOYMENTS))
+
+
+def find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """The deployment as the server has it, as people have changed it."""
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+def to_serve(deployment: Deployment, known: DeploymentResponse | None) -> Any:
+    """What ``serve`` takes. The schedules of one that the server knows stay as they are there."""
+    schedules = None
+    if known is not None:
+        schedules = [
+            DeploymentScheduleCreate(
+                **s.model_dump(include=set(DeploymentScheduleCreate.model_fields))
+            )
+            for s in known.schedules
+        ]
+    return deployment.flow.to_deployment(
+        name=deployment.name,
+        description=deployment.description,
+        tags=["mixllm"],
+        concurrency_limit=1,
+        triggers=deployment.triggers,
+        paused=known.paused if known is not None else None,
+        **({"cron": deployment.cron} if schedules is None else {"schedules": schedules}),
     )
-    watcher.start()
-    serve(
-        train_router.to_deployment(
-            name="train-router",
-            description="Train on an evaluation set, evaluate, register a release.",
-            tags=["mixllm"],
-            concurrency_limit=1,
+
+
+def catch_up(client: SyncPrefectClient, known: DeploymentResponse, alone: bool) -> None:
+    """Of the runs that were missed the newest stays, to run now; alone: those that ran have died."""
+    if alone:
+        for run in runs(client, known, (StateType.RUNNING, StateType.PENDING)):
+            gone = Crashed(message="the process that ran it is gone")
+            client.set_flow_run_state(run.id, gone, force=True)
+    waiting = runs(client, known, (StateType.SCHEDULED,))
+    missed = [r for r in waiting if (due := r.expected_start_time) and due < datetime.now(UTC)]
+    missed.sort(key=lambda run: run.expected_start_time or datetime.now(UTC))
+    for run in missed[:-1]:
+        once = Cancelled(message="missed; a later run that was missed too stands for it")
+        client.set_flow_run_state(run.id, once, force=True)
+
+
+def runs(
+    client: SyncPrefectClient, known: DeploymentResponse, states: Sequence[StateType]
+) -> list[FlowRun]:
+    """The deployment's runs in these states."""
+    found: list[FlowRun] = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
         ),
-        change_candidate.to_deployment(
-            name="change-candidate",
-            description="Add, refit or remove one candidate; every other predictor stays.",
-            tags=["mixllm"],
-            concurrency_limit=1,
-        ),
-        audit_flow.to_deployment(
-            name="audit-tags",
-            description="Tag and cluster an evaluation set's queries, and say what that is worth.",
-            tags=["mixllm"],
-            concurrency_limit=1,
-        ),
-        update_predictors.to_deployment(
-            name="update-predictors",
-            description="Refit single predictors from graded feedback; makes a challenger.",
-            tags=["mixllm"],
-            concurrency_limit=1,
-        ),
-        learn_from_feedback.to_deployment(
-            name="learn",
-            description="Teach the policy state every vote that waits; started by new feedback too.",
-            tags=["mixllm"],
-            cron="*/15 * * * *",
-            concurrency_limit=1,
-        ),
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[known.id])),
+        limit=200,
     )
+    return found
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
+from flows.settle import settle
 from infra import training_steps
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
@@ -36,6 +37,8 @@ from models.predictor_report import flags_of, plot_reports, report_text
 from models.release import PROBES, build_release
 from models.tagging import TaggedQueries
 from models.training_options import TrainingOptions, read_options
+from monitoring.locks import exclusive
+from monitoring.schema import open_store
 
 RETRIES: Final = [2, 10, 30]
 
@@ -186,16 +189,6 @@ def register(
         )
 
 
-@task(name="promote", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
-def promote(version: str, champion: bool, settings: Settings) -> None:
-    """Make the new release champion, or challenger."""
-    registry = Registry(settings.registry_uri, settings.home / "registry")
-    if champion:
-        registry.promote(version)
-    else:
-        registry.challenge(version)
-
-
 @flow(name="train-router", validate_parameters=False)
 def train_router(
     data: str,
@@ -211,27 +204,39 @@ def train_router(
 
     data: an evaluation set's folder. promote_release: make the release champion; else challenger.
     quarantine: a file for bad rows. encoder, tagger, domains, tuning, families: see ``TrainingOptions``.
-    Returns {"version", "results"}.
+    Returns {"version", "results", "state"}, the last: champion, challenger, or refused by the gate.
     """
     options = read_options(
         encoder=encoder, tagger=tagger, domains=domains, tuning=tuning, families=families
     )
     settings = read_settings()
-    whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
-    train, test = whole.split()
-    tagged = tag(train, options, settings)
-    encoder_folder = make_encoder(train, tagged, options, settings)
-    train_inputs = embed(train, encoder_folder, settings)
+    with exclusive(open_store(settings), "training"):
+        return train(Path(data), promote_release, quarantine, options, settings)
+
+
+def train(
+    data: Path,
+    promote_release: bool,
+    quarantine: str | None,
+    options: TrainingOptions,
+    settings: Settings,
+) -> dict[str, Any]:
+    """What the flow does while no other trains."""
+    whole = validate_data(data, Path(quarantine) if quarantine else None)
+    training, test = whole.split()
+    tagged = tag(training, options, settings)
+    encoder_folder = make_encoder(training, tagged, options, settings)
+    train_inputs = embed(training, encoder_folder, settings)
     test_inputs = embed(test, encoder_folder, settings)
-    fitted = fit(train, train_inputs, encoder_digest(encoder_folder), options.families)
+    fitted = fit(training, train_inputs, encoder_digest(encoder_folder), options.families)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "release"
-        evaluation = evaluate_release(train, train_inputs, test, test_inputs, fitted)
-        assemble(folder, encoder_folder, train, tagged, train_inputs, fitted, evaluation)
+        evaluation = evaluate_release(training, train_inputs, test, test_inputs, fitted)
+        assemble(folder, encoder_folder, training, tagged, train_inputs, fitted, evaluation)
         version = register(folder, evaluation, fitted, options, settings)
-    promote(version, promote_release, settings)
-    get_run_logger().info("registered release %s", version)
-    return {"version": version, "results": evaluation.results}
+    state = settle(version, promote_release, settings, data)
+    get_run_logger().info("registered release %s: %s", version, state)
+    return {"version": version, "results": evaluation.results, "state": state}
 
 
 @contextmanager

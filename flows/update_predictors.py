@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.change_candidate import fetch
+from flows.settle import settle
 from flows.train_router import RETRIES, embed
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
@@ -24,10 +25,11 @@ from models.fitting import fit_predictors
 from models.inputs import QueryInputs
 from models.manifest import read_manifest
 from models.predictors import Predictor, shared_maps
-from models.refitting import SEEN, GradedAnswers, due, refitted, with_answers
+from models.refitting import LEAST_ROWS, SEEN, GradedAnswers, due, refitted, with_answers
 from models.release import change_release
 from monitoring.graded import graded_answers, read_votes
 from monitoring.learner import newest_good
+from monitoring.locks import exclusive
 from monitoring.schema import open_store
 
 # Of the graded answers so many of the newest are not learned from: the refit is judged by them.
@@ -125,11 +127,14 @@ def refit_one(
 
 
 @flow(name="update-predictors", validate_parameters=False)
-def update_predictors(data: str, base: str | None = None) -> dict[str, Any]:
+def update_predictors(
+    data: str, base: str | None = None, least_rows: int = LEAST_ROWS
+) -> dict[str, Any]:
     """Refit the predictors for which enough graded feedback has come.
 
     data: the evaluation set that the release was trained on. base: the release to change, the champion
-    by default. Returns {"version" or None, "refitted", "refused"}.
+    by default. least_rows: graded answers that are enough. Returns {"version" or None, "refitted",
+    "refused", "state"}, the last: challenger, or refused by the gate.
     Raises EvaluationSetError where it is another set.
     """
     settings, log = read_settings(), get_run_logger()
@@ -152,33 +157,35 @@ def update_predictors(data: str, base: str | None = None) -> dict[str, Any]:
     names = due(
         answers.where(np.array(unseen, dtype=bool)).counts(),
         {name: p.metrics["rows"] for name, p in predictors.items()},
+        least_rows,
     )
     log.info("due: %s", ", ".join(names) or "nobody")
     if not names:
-        return {"version": None, "refitted": [], "refused": []}
+        return {"version": None, "refitted": [], "refused": [], "state": None}
     encoder = folder / manifest.encoder.folder
     read = [(part, embed(part, encoder, settings)) for part in (train, test)]
     refits = []
     for name in names:
         mine = np.array([llm == name for llm in answers.llms])
-        refits.append(
-            refit_one(
-                name,
-                predictors[name],
-                list(predictors.values()),
-                read[0],
-                read[1],
-                answers.where(mine),
-                int(positions[mine].max()),
+        with exclusive(open_store(settings), f"predictor {name}"):
+            refits.append(
+                refit_one(
+                    name,
+                    predictors[name],
+                    list(predictors.values()),
+                    read[0],
+                    read[1],
+                    answers.where(mine),
+                    int(positions[mine].max()),
+                )
             )
-        )
     report = refit_table(refits)
     create_markdown_artifact(key="refits", markdown=report)
     good = [refit for refit in refits if refit.passes]
     refused = [refit.predictor.llm for refit in refits if not refit.passes]
     if not good:
         log.warning("no refit passes its gate:\n%s", report)
-        return {"version": None, "refitted": [], "refused": refused}
+        return {"version": None, "refitted": [], "refused": refused, "state": None}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for number, refit in enumerate(good):
@@ -187,14 +194,16 @@ def update_predictors(data: str, base: str | None = None) -> dict[str, Any]:
             change_release(folder, changed, put=(refit.predictor, entry))
             folder = changed
         new = register_refits(folder, version, good, report, settings)
-    return {"version": new, "refitted": [r.predictor.llm for r in good], "refused": refused}
+    state = settle(new, False, settings, data)
+    names = [refit.predictor.llm for refit in good]
+    return {"version": new, "refitted": names, "refused": refused, "state": state}
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
 def register_refits(
     folder: Path, base: str, refits: Sequence[Refit], report: str, settings: Settings
 ) -> str:
-    """Register the changed release as challenger; returns its version."""
+    """Register the changed release; returns its version."""
     registry = Registry(settings.registry_uri, settings.home / "registry")
     names = ", ".join(refit.predictor.llm for refit in refits)
     with tempfile.TemporaryDirectory() as name:
@@ -208,8 +217,7 @@ def register_refits(
             reports=reports,
             flow_run=str(runtime.flow_run.get_id() or "none"),
         )
-    registry.challenge(version)
-    get_run_logger().info("release %s, challenger: refitted %s", version, names)
+    get_run_logger().info("release %s: refitted %s", version, names)
     return version
 
 

@@ -62,7 +62,7 @@ def ports(settings: Settings) -> Iterator[Check]:
     if running_stack(settings.home) is not None:
         yield Check("stack", True, "runs on this home")
         return
-    for name in ("port", "mlflow_port", "prefect_port"):
+    for name in ("port", "mlflow_port", "prefect_port", "evidently_port"):
         number = getattr(settings, name)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -9,18 +9,21 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mlflow import MlflowClient, artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from models.digest import digest_file
 from models.encoder import CARD_FILE, REPORT_FILE
 from models.errors import NoRelease, RegistryError
 from models.manifest import MANIFEST_FILE, Manifest, Pin, read_manifest
+
+log = logging.getLogger("mixllm.registry")
 
 ROUTER: Final = "mixllm-router"
 EXPERIMENT: Final = "mixllm"
@@ -28,6 +31,9 @@ CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
 PREVIOUS: Final = "previous"
 DISABLED_TAG: Final = "disabled"
+CANARY_TAG: Final = "canary"
+VERDICT_TAG: Final = "gate.verdict"
+FORCED_TAG: Final = "gate.forced"
 ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
 
 
@@ -39,6 +45,16 @@ class ReleaseRow:
     aliases: tuple[str, ...]
     created: float
     tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Canary:
+    """A release that answers a share of the live queries. by: keys, whose every query it then
+    answers, or traffic, query by query."""
+
+    version: str
+    share: float
+    by: str = "traffic"
 
 
 class Registry:
@@ -135,6 +151,21 @@ class Registry:
             self.client.log_artifact(run_id, str(file), name)
         for key, value in tags.items():
             self.client.set_model_version_tag(ROUTER, version, key, value)
+
+    def remove_file(self, version: str, path: str) -> None:
+        """Delete a file of a release's run, if it is there and the artifact store deletes."""
+        try:
+            run = self.client.get_run(self._router_version(version).run_id).info
+            get_artifact_repository(run.artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
+        except (MlflowException, NoRelease, NotImplementedError, OSError) as error:
+            log.info("%s of release %s stays: %s", path, version, error)
+
+    def artifact_page(self, version: str, path: str) -> str | None:
+        """Where MLflow's pages show a file of a release's run; None where no server runs."""
+        if not self.uri.startswith("http"):
+            return None
+        run = self.client.get_run(self._router_version(version).run_id).info
+        return f"{self.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"
 
     def _register_part(self, run: Any, root: Path, part: Pin, tags: Mapping[str, str]) -> str:
         known = self._find(part.name, part.digest)
@@ -281,6 +312,39 @@ class Registry:
             )
             for v in versions
         ]
+
+    def tags(self, version: str) -> Mapping[str, str]:
+        """A release's tags. Raises NoRelease."""
+        found: Mapping[str, str] = self._router_version(version).tags
+        return found
+
+    def force(self, version: str) -> None:
+        """Note that people want this release whatever its gate says. Raises NoRelease."""
+        self._require(version)
+        self.client.set_model_version_tag(ROUTER, version, FORCED_TAG, "true")
+
+    def refused(self, version: str) -> str | None:
+        """Why the gate refuses a release, if it does and nobody forced it. Raises NoRelease."""
+        tags = self.tags(version)
+        if tags.get(VERDICT_TAG) != "refused" or tags.get(FORCED_TAG) == "true":
+            return None
+        return tags.get("gate.why", "its gate refused it")
+
+    def canary(self) -> Canary | None:
+        """What share of whom the challenger answers, if any."""
+        try:
+            told = self.client.get_registered_model(ROUTER).tags.get(CANARY_TAG)
+        except MlflowException:
+            return None
+        return Canary(**json.loads(told)) if told else None
+
+    def set_canary(self, canary: Canary | None) -> None:
+        """Raises NoRelease before the first release."""
+        told = json.dumps(asdict(canary)) if canary is not None else ""
+        try:
+            self.client.set_registered_model_tag(ROUTER, CANARY_TAG, told)
+        except MlflowException as error:
+            raise NoRelease(f"no release is registered yet: {error}") from error
 
     def disabled(self) -> frozenset[str]:
         """Candidates that nobody gets, whatever the release."""

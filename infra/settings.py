@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     port: int = Field(default=3000, ge=1, le=65535, description="Port of the service.")
     mlflow_port: int = Field(default=5000, ge=1, le=65535, description="Port of MLflow's UI.")
     prefect_port: int = Field(default=4200, ge=1, le=65535, description="Port of Prefect's UI.")
+    evidently_port: int = Field(
+        default=8000, ge=1, le=65535, description="Port of Evidently's pages."
+    )
     api_key: SecretStr | None = Field(
         default=None, description="Key that clients must send; needed to bind beyond loopback."
     )
@@ -59,6 +62,41 @@ class Settings(BaseSettings):
         default=None,
         ge=0,
         description="What a process may spend a day, by prediction, beyond the best choices.",
+    )
+    data: Path | None = Field(
+        default=None,
+        description="The evaluation set that scheduled flows train on and releases are judged by.",
+    )
+    alerts: Path | None = Field(
+        default=None, description="YAML: what is done about each alert; docs/drift.md lists them."
+    )
+    drift_reference: int = Field(
+        default=1000, ge=100, description="Decisions that a release is held against: its first."
+    )
+    drift_window: int = Field(
+        default=500, ge=10, description="Decisions in which drift is looked for, at least."
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None, description="An address that alerts are posted to, as JSON."
+    )
+    alert_webhook_secret: SecretStr | None = Field(
+        default=None, description="Signs what is posted: x-mixllm-signature, HMAC-SHA256."
+    )
+    smtp_url: SecretStr | None = Field(
+        default=None, description="Mail server: smtp://user:password@host:port, smtps:// for TLS."
+    )
+    alert_from: str = Field(default="mixllm@localhost", description="Sender of alert mails.")
+    alert_to: str | None = Field(
+        default=None, description="Who gets alert mails; several, separated by commas."
+    )
+    shadow: float = Field(
+        default=0.1, ge=0, le=1, description="Share of queries the challenger decides in shadow."
+    )
+    keep_days: float = Field(
+        default=90.0, gt=0, description="How long decisions without votes and old states are kept."
+    )
+    keep_vote_days: float = Field(
+        default=365.0, gt=0, description="How long decisions with votes are kept."
     )
     flush_seconds: float = Field(
         default=0.5, gt=0, description="How often decisions are written to Postgres."

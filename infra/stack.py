@@ -98,7 +98,13 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         # Its pages ask the port that Prefect takes by default unless told.
         own["PREFECT_SERVER_UI_API_URL"] = prefect
         parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
-    parts.append(Part("flows", python_module("flows.serve"), environment=shared))
+    evidently = f"http://127.0.0.1:{settings.evidently_port}"
+    workspace = settings.home / "evidently"
+    workspace.mkdir(parents=True, exist_ok=True)
+    arguments = ["ui", "--host", "127.0.0.1", "--port", str(settings.evidently_port)]
+    command = python_module("evidently", *arguments, "--workspace", str(workspace))
+    parts.append(Part("evidently", command, evidently, f"{evidently}/api/version", shared))
+    parts.append(Part("flows", python_module("flows.serve", "--alone"), environment=shared))
     parts.append(service_part(settings, shared))
     return parts
 

@@ -46,6 +46,21 @@ class Domains:
         self.unseen_ = UnseenScore().fit(embeddings)
         return self
 
+    def extended(self, embeddings: np.ndarray, name: str) -> Domains:
+        """These domains and one more, where queries of no known domain lie: (n, d) float32."""
+        if name in self.names_:
+            name = f"{name} {len(self.names_) + 1}"
+        mean = embeddings.mean(axis=0)
+        wider = Domains()
+        wider.names_ = [*self.names_, name]
+        wider.centroids_ = np.vstack(
+            [self.centroids_, (mean / max(float(np.linalg.norm(mean)), 1e-9))[None]]
+        ).astype(np.float32)
+        wider.sizes_ = np.append(self.sizes_, len(embeddings))
+        wider.unknown_, wider.clusters_ = self.unknown_, self.clusters_
+        wider.unseen_ = self.unseen_.extended(embeddings)
+        return wider
+
     def assign(self, embeddings: np.ndarray) -> np.ndarray:
         """(n,) index of each embedding's nearest domain."""
         return np.asarray(np.argmax(embeddings @ self.centroids_.T, axis=1))

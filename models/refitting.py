@@ -18,6 +18,9 @@ SEEN: Final = "feedback_upto"
 # A predictor is due once this many graded rows have come, or this share of what it was fitted on.
 LEAST_ROWS: Final = 100
 LEAST_SHARE: Final = 0.1
+# Answers that a predictor's being right already counts for, where it is recalibrated.
+CALIBRATION_ROWS: Final = 10.0
+SMALLEST_VARIANCE: Final = 1e-4
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,13 @@ class GradedAnswers:
         return {str(n): int(c) for n, c in zip(names, numbers, strict=True)}
 
 
-def due(answers: Mapping[str, int], fitted: Mapping[str, float]) -> list[str]:
+def due(
+    answers: Mapping[str, int], fitted: Mapping[str, float], least: int = LEAST_ROWS
+) -> list[str]:
     """Whose predictor is to be refitted. answers: candidate → graded rows that its predictor has not
-    seen; fitted: candidate → rows it was fitted on."""
+    seen; fitted: candidate → rows it was fitted on; least: how many are enough."""
+    if least < LEAST_ROWS:
+        return [name for name in fitted if answers.get(name, 0) >= least]
     return [
         name
         for name, rows in fitted.items()
@@ -74,6 +81,40 @@ def refitted(old: Predictor, new: Predictor, upto: float) -> Predictor:
     """
     kept = {"mean_quality": old.metrics["mean_quality"], SEEN: upto}
     return replace(new, metrics={**new.metrics, **kept})
+
+
+def recalibrated(old: Predictor, answers: GradedAnswers, upto: float) -> Predictor:
+    """The old predictor moved to where a candidate's newest answers lie: for one that has changed, of
+    which the old outcomes no longer tell.
+
+    Its quality becomes a line of itself and its log length is shifted, both fitted by ridge regression
+    towards staying as they are, as if ``CALIBRATION_ROWS`` answers had confirmed them. The mean quality
+    moves along. answers: of this candidate. upto: how far into the log it has seen.
+    """
+    quality, tokens, _ = old.predict(answers.inputs)
+    middle = float(quality.mean())
+    x = quality - middle
+    off = answers.quality - quality
+    shift = float(off.sum() / (len(off) + CALIBRATION_ROWS))
+    spread = CALIBRATION_ROWS * max(float(x.var()), SMALLEST_VARIANCE)
+    slope = 1.0 + float(x @ off) / (float(x @ x) + spread)
+    slope = min(max(slope, 0.0), 2.0)
+    longer = np.log1p(answers.response_tokens) - np.log1p(tokens)
+    longer_by = float(longer.sum() / (len(longer) + CALIBRATION_ROWS))
+    scale = np.array([slope, 1.0])
+    offset = middle + shift - slope * middle
+    return replace(
+        old,
+        weights={
+            family: (found * scale).astype(found.dtype) for family, found in old.weights.items()
+        },
+        intercepts=(offset + slope * old.intercepts[0], old.intercepts[1] + longer_by),
+        metrics={
+            **old.metrics,
+            "mean_quality": min(max(offset + slope * old.metrics["mean_quality"], 0.0), 1.0),
+            SEEN: upto,
+        },
+    )
 
 
 def with_answers(

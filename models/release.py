@@ -161,25 +161,52 @@ class Release:
         inputs = QueryInputs(
             embeddings, query_forms([query]), np.array([tokens.count + more_tokens])
         )
-        estimates = self.compiled.estimate(inputs, delays)
-        if policy is not None:
-            estimates = policy.refine(estimates, embeddings[0])
+        estimates = self._estimate(inputs, delays, policy)
         domain, unseen = self.domains.place(embeddings[0])
         t3 = time.perf_counter()
-        allowed = self.fitting(estimates, allowed)
-        decision = decide(
+        decision = self._decide(estimates, wishes, allowed, incumbent, policy, number)
+        t4 = time.perf_counter()
+        timings = Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3)
+        return Routing(decision, inputs, domain, unseen, timings)
+
+    def decide_read(
+        self,
+        inputs: QueryInputs,
+        wishes: Wishes,
+        disabled: frozenset[str] = frozenset(),
+        delays: Delays | None = None,
+        incumbent: str | None = None,
+    ) -> Decision:
+        """Decide for one query that this release's encoder has read already. Raises as ``route``."""
+        allowed = self.allowed(wishes, disabled)
+        estimates = self._estimate(inputs, delays, None)
+        return self._decide(estimates, wishes, allowed, incumbent, None, 0.0)
+
+    def _estimate(
+        self, inputs: QueryInputs, delays: Delays | None, policy: PolicyState | None
+    ) -> Estimates:
+        estimates = self.compiled.estimate(inputs, delays)
+        return estimates if policy is None else policy.refine(estimates, inputs.embeddings[0])
+
+    def _decide(
+        self,
+        estimates: Estimates,
+        wishes: Wishes,
+        allowed: np.ndarray,
+        incumbent: str | None,
+        policy: PolicyState | None,
+        number: float,
+    ) -> Decision:
+        return decide(
             self.candidates,
             estimates,
             self.manifest.defaults,
             wishes,
-            allowed,
+            self.fitting(estimates, allowed),
             incumbent,
             policy.network.votes if policy is not None else None,
             number,
         )
-        t4 = time.perf_counter()
-        timings = Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3)
-        return Routing(decision, inputs, domain, unseen, timings)
 
     def allowed(self, wishes: Wishes, disabled: frozenset[str]) -> np.ndarray:
         """(L,) bool: enabled, among the wished-for, with the abilities. Raises DecisionError."""
@@ -277,8 +304,11 @@ def change_release(
     put: tuple[Predictor, Candidate] | None = None,
     remove: str | None = None,
     flagged: str | None = None,
+    domains: Domains | None = None,
+    defaults: DecisionDefaults | None = None,
 ) -> Manifest:
-    """Write a release that differs from ``source`` in one candidate; every other part stays.
+    """Write a release that differs from ``source`` in one candidate, in its domains or in its decision
+    defaults; every other part stays.
 
     put: a predictor fitted on the release's encoder, and its catalog entry; takes the place of the
     candidate of that name, or comes last. remove: a candidate's name.
@@ -309,10 +339,17 @@ def change_release(
     queries = json.loads((folder / old.probes.folder / PROBE_FILES[0]).read_text())["queries"]
     shrinkage = Shrinkage.load(folder / old.shrinkage.folder)
     compiled = CompiledPredictors(predictors, catalog, shrinkage)
-    _save_probes(folder, compiled, old.defaults, queries)
+    _save_probes(folder, compiled, defaults or old.defaults, queries)
     probes = pin(old.probes.name, folder, old.probes.folder, old.encoder.encoder, PROBE_FILES)
+    changes: dict[str, object] = {}
+    if domains is not None:
+        domains.save(folder / "domains")
+        digest = old.encoder.encoder
+        changes["domains"] = pin(old.domains.name, folder, "domains", digest, domains_module.FILES)
     manifest = old.model_copy(
         update={
+            **changes,
+            "defaults": defaults or old.defaults,
             "catalog": catalog,
             "predictors": pins,
             "probes": probes,

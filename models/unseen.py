@@ -42,6 +42,13 @@ class UnseenScore:
         self.threshold_ = max(float(np.quantile(distances, WITHIN)), 1e-6)
         return self
 
+    def extended(self, embeddings: np.ndarray) -> UnseenScore:
+        """With prototypes of more queries, (n, d); the threshold stays."""
+        wider = UnseenScore(self.prototypes, self.seed)
+        wider._keep(np.vstack([self.prototypes_, self._centres(embeddings)]).astype(np.float32))
+        wider.threshold_ = self.threshold_
+        return wider
+
     def _centres(self, embeddings: np.ndarray) -> np.ndarray:
         from sklearn.cluster import KMeans
 

@@ -16,7 +16,14 @@ from models.windows import Window, figures
 from monitoring.alert_log import last_raised, open_alert
 from monitoring.policy_states import list_states
 from monitoring.tables import drift_windows
-from monitoring.window_rows import Span, count_of, first_span, read_window, span
+from monitoring.window_rows import (
+    Span,
+    count_of,
+    first_position,
+    first_span,
+    read_window,
+    span,
+)
 
 DRIFT_LOCK: Final = 77_202_514
 # Seldom chosen candidates are judged by the rows of so many windows, the newest included.
@@ -85,22 +92,75 @@ def check_drift(
         signals = find_signals(reference, window, recent, rules.thresholds)
         more, held = other_signals(engine, manifest, past, rules)
         signals = [*more, *signals]
-        window_id = keep(connection, found, version, window, signals, held)
-        before = [
-            (s["alert"], s["subject"]) for s in (past[-1]["signals"] if past else ()) if s["lit"]
-        ]
-        new = raised(signals, before, last_raised(connection), rules, datetime.now(UTC))
-        opened = {}
-        for signal in new:
-            # What a second window confirms began in the first.
-            since = past[-1]["after"] if signal.key in before else found.after
-            identity = open_alert(
-                connection, signal, rules[signal.alert].mode, window_id, since, (release, version)
-            )
-            opened[identity] = signal
-        lit = sum(s.lit for s in signals)
-        said = f"{found.decisions} decisions, {lit} signals lit, {len(opened)} alerts raised"
-        return Checked(said, window_id, found, reference, window, signals, past, opened)
+        return conclude(connection, found, version, (reference, window), signals, held, past, rules)
+
+
+def conclude(
+    connection: Connection,
+    found: Span,
+    version: str,
+    windows: tuple[Window, Window],
+    signals: Sequence[Signal],
+    held: Sequence[str],
+    past: Sequence[dict[str, Any]],
+    rules: Rules,
+) -> Checked:
+    """Keep the window and raise its alerts. windows: reference and window."""
+    window_id = keep(connection, found, version, windows[1], signals, held)
+    before = [(s["alert"], s["subject"]) for s in (past[-1]["signals"] if past else ()) if s["lit"]]
+    new = raised(signals, before, last_raised(connection), rules, datetime.now(UTC))
+    opened = {}
+    for signal in new:
+        # What a second window confirms began in the first.
+        since = past[-1]["after"] if signal.key in before else found.after
+        mode = rules[signal.alert].mode
+        release = (found.release, version)
+        opened[open_alert(connection, signal, mode, window_id, since, release)] = signal
+    lit = sum(s.lit for s in signals)
+    said = f"{found.decisions} decisions, {lit} signals lit, {len(opened)} alerts raised"
+    return Checked(said, window_id, found, *windows, signals, past, opened)
+
+
+def check_canary(
+    engine: Engine, manifest: Manifest, version: str, champion: str, rules: Rules, sizes: Sizes
+) -> Checked:
+    """Look at what a canary decided since the last look, against the champion's decisions meanwhile.
+
+    champion: its release's digest.
+    """
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DRIFT_LOCK})
+        past = read_past(connection, manifest.digest)
+        after = past[-1]["upto"] if past else 0
+        found = span(connection, manifest.digest, after)
+        if found is None or not due(found, sizes.window):
+            have = found.decisions if found else 0
+            return Checked(f"waiting for a window: {have} of {sizes.window} decisions")
+        begin = first_position(connection, manifest.digest, after) - 1
+        meanwhile = span(connection, champion, begin, found.upto)
+        if meanwhile is None:
+            return Checked("the champion has decided nothing meanwhile")
+        reference = read_window(connection, meanwhile, manifest.catalog)
+        window = read_window(connection, found, manifest.catalog)
+        signals = find_signals(reference, window, window, rules.thresholds)
+        # Votes are not counted by release: what comes for both says nothing of one.
+        signals = [s for s in signals if s.alert != "feedback-drying-up"]
+        return conclude(connection, found, version, (reference, window), signals, [], past, rules)
+
+
+def waiting(engine: Engine, release: str, sizes: Sizes) -> tuple[bool, int]:
+    """(whether a look would find a window, the position that it would begin after)."""
+    with engine.connect() as connection:
+        past = read_past(connection, release, most=1)
+        if past:
+            after = past[-1]["upto"]
+        else:
+            first = first_span(connection, release, sizes.reference)
+            if first is None:
+                return False, 0
+            after = first.upto
+        found = span(connection, release, after)
+        return found is not None and due(found, sizes.window), after
 
 
 def due(found: Span, size: int) -> bool:

@@ -40,18 +40,23 @@ class Votes:
 
 
 def read_votes(
-    engine: Engine, release: str, encoder: str, held: Sequence[str], graded: bool = False
+    engine: Engine,
+    release: str,
+    encoder: str,
+    held: Sequence[str],
+    graded: bool = False,
+    after: int = 0,
 ) -> Votes:
     """The newest votes on queries that this encoder embedded.
 
     release: its digest, whose skipped votes are left out; as are those of the voters held. graded:
-    only graded ones.
+    only graded ones. after: only votes after this position.
     """
     left_out: dict[str, int] = {}
     kept = []
     with engine.connect() as connection:
         skips, known = Skips.of(connection, release), known_releases(connection)
-        for row in connection.execute(votes_query(graded)).mappings():
+        for row in connection.execute(votes_query(graded, after)).mappings():
             parts = known.get(row["release_digest"])
             voter = row["key_id"] or KEYLESS + row["source"]
             reason = None
@@ -82,10 +87,11 @@ def inputs_of(rows: Sequence[dict[str, Any]]) -> QueryInputs:
     )
 
 
-def votes_query(graded: bool) -> Select[Any]:
+def votes_query(graded: bool, after: int = 0) -> Select[Any]:
     """The newest first."""
     last = (
         select(feedback)
+        .where(feedback.c.position > after)
         .ext(distinct_on(feedback.c.decision_id, feedback.c.source, feedback.c.key_id))
         .order_by(
             feedback.c.decision_id,
@@ -124,6 +130,21 @@ def votes_query(graded: bool) -> Select[Any]:
         .limit(MOST_VOTES)
     )
     return statement.where(last.c.quality.is_not(None)) if graded else statement
+
+
+def last_vote_before(engine: Engine, decision: int) -> int:
+    """The position of the last vote that came before any on a decision after this position."""
+    statement = (
+        select(func.min(feedback.c.position))
+        .join(decisions, decisions.c.id == feedback.c.decision_id)
+        .where(decisions.c.position > decision)
+    )
+    with engine.connect() as connection:
+        first = connection.execute(statement).scalar_one()
+        if first is None:
+            first = connection.execute(select(func.max(feedback.c.position))).scalar_one() or 0
+            return int(first)
+    return int(first) - 1
 
 
 def graded_answers(votes: Votes, candidates: Sequence[str]) -> tuple[GradedAnswers, np.ndarray]:

@@ -19,9 +19,11 @@ from monitoring.learner import newest_good
 
 
 def compare_releases(
-    registry: Registry, engine: Engine, version: str, against: str
+    registry: Registry, engine: Engine, version: str, against: str, after_vote: int = 0
 ) -> dict[str, Any] | None:
     """What one release would have earned against another; None where no vote can tell.
+
+    after_vote: only votes after this position count.
 
     The report and the verdict go to the first one's version in MLflow.
     Raises NoRelease, and ReleaseError where the releases have different encoders.
@@ -35,7 +37,9 @@ def compare_releases(
         )
     stored = newest_good(engine, manifests[1].digest)
     held = stored.state.voters.held if stored else []
-    votes = read_votes(engine, manifests[1].digest, manifests[0].encoder.encoder, held)
+    votes = read_votes(
+        engine, manifests[1].digest, manifests[0].encoder.encoder, held, after=after_vote
+    )
     if not len(votes):
         return None
     pairs = [(compiled_release(f), m.defaults) for f, m in zip(folders, manifests, strict=True)]

@@ -48,6 +48,12 @@ def first_span(connection: Connection, release: str, count: int) -> Span | None:
     return span(connection, release, positions[0] - 1, positions[-1])
 
 
+def first_position(connection: Connection, release: str, after: int) -> int:
+    """Of a release's first decision after a position; it has one."""
+    ours = (decisions.c.release_digest == release) & (decisions.c.position > after)
+    return int(connection.execute(select(func.min(decisions.c.position)).where(ours)).scalar_one())
+
+
 def count_of(connection: Connection, release: str, most: int) -> int:
     """How many decisions a release has made, counted up to a number."""
     ours = select(decisions.c.id).where(decisions.c.release_digest == release).limit(most)

@@ -18,10 +18,11 @@ from models.decision import Wishes
 from models.manifest import summary
 from monitoring.feedback import read_feedback
 from serving import chat, feedback, metrics, problems
+from serving.asking import Ask
 from serving.keys import Refused
 from serving.limits import SizeLimits
 from serving.observations import observe, sent
-from serving.routing import Ask, NotReady
+from serving.routing import NotReady
 from serving.schemas import (
     ChatRequest,
     ChatResponse,
@@ -38,7 +39,7 @@ from serving.schemas import (
     RouteResponse,
 )
 from serving.state import ServiceState
-from serving.views import policy_summary, route_response
+from serving.views import challenger_summary, policy_summary, route_response
 
 DESCRIPTION = """
 Routes each query to the LLM with the best predicted trade-off of quality, cost and time.
@@ -229,6 +230,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
             "last_error": state.champion.last_error,
             "catalog_error": state.champion.catalog_error,
             "policy": policy_summary(state, running.release.digest),
+            "challenger": challenger_summary(state),
             "unwritten_decisions": state.decisions.waiting,
             "unwritten_answers": state.answers.waiting,
             "unwritten_feedback": state.feedback.waiting,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from infra.settings import Settings
 from models.catalog import Catalog, Upstream, read_catalog
@@ -36,6 +36,12 @@ class Running:
     since: float
 
 
+class Follower(Protocol):
+    """What else is to follow the registry, at the same polls."""
+
+    def follow(self, registry: Registry, champion: Running | None) -> None: ...
+
+
 class Champion:
     """Keeps one reference to the release that answers; readers take it once per request.
 
@@ -48,6 +54,7 @@ class Champion:
     ) -> None:
         """note: told every release that comes to answer, and its version."""
         self.settings = settings
+        self.followers: list[Follower] = []
         self._note_loaded = note
         self.running: Running | None = None
         self.last_error: str | None = None
@@ -98,6 +105,8 @@ class Champion:
                 version = registry.alias(CHAMPION)
                 if version is not None:
                     self._follow(registry, version)
+                for follower in self.followers:
+                    follower.follow(registry, self.running)
             except Exception as error:  # whatever the registry does, the running release answers
                 self._note(f"registry: {error}")
             self._wake.wait(self.settings.poll_seconds)
@@ -115,6 +124,12 @@ class Champion:
             self.last_error = None
             return
         if time.monotonic() < self._failed.get(version, 0.0):
+            return
+        if running is not None and (why := registry.refused(version)) is not None:
+            self._failed[version] = time.monotonic() + self.settings.poll_seconds
+            self._note(
+                f"release {version} refused by its gate ({why}); mixllm promote {version} --force"
+            )
             return
         try:
             self._load(version, registry.fetch(version), "registry")

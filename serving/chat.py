@@ -20,11 +20,12 @@ from models.decision import Wishes
 from models.digest import digest_text
 from models.errors import DecisionError, nearest
 from serving import metrics, telemetry
+from serving.asking import Ask
 from serving.endpoint import UpstreamError
 from serving.gateway import NobodyAnswered
 from serving.job import Job
 from serving.problems import problem
-from serving.routing import Ask, Routed, routable
+from serving.routing import Routed, routable
 from serving.schemas import ChatOptions, ChatRequest
 from serving.state import ServiceState
 

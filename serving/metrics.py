@@ -99,3 +99,10 @@ policy_votes = bentoml.metrics.Gauge(
 policy_refused = bentoml.metrics.Counter(
     "mixllm_policy_refused_total", "Policy states that could not be served."
 )
+
+shadows = bentoml.metrics.Counter(
+    "mixllm_shadow_decisions_total", "Decisions of the challenger in shadow.", ["release"]
+)
+shadows_dropped = bentoml.metrics.Counter(
+    "mixllm_shadow_dropped_total", "Queries that the challenger had no time for."
+)

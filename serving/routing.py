@@ -25,6 +25,8 @@ from models.release import MAX_QUERY_CHARACTERS, Routing
 from models.waiting import WaitingTracker
 from monitoring.decisions import Asked, decision_row, fallback_row
 from serving import metrics
+from serving.asking import Ask
+from serving.challenger import Challenger, Offered
 from serving.champion import Champion, Running
 from serving.keys import KeyRing
 from serving.policy import PolicyFollower
@@ -36,21 +38,6 @@ SESSIONS: Final = 100_000
 
 class NotReady(Exception):
     """No release is loaded yet: train one and promote it."""
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What to decide. more_tokens: of the prompt, beyond the query. session: the conversation.
-    key_id: who asks. closed: candidates that cannot be asked. unavailable: those better not asked
-    now, unless nobody else is left."""
-
-    query: str
-    wishes: Wishes
-    more_tokens: float = 0.0
-    session: str | None = None
-    key_id: str | None = None
-    closed: frozenset[str] = frozenset()
-    unavailable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -141,9 +128,11 @@ class Router:
         policy: PolicyFollower,
         keys: KeyRing,
         tracker: WaitingTracker,
+        challenger: Challenger,
         keep: Callable[[dict[str, Any]], None],
     ) -> None:
         self.settings, self.champion, self.tracker = settings, champion, tracker
+        self.challenger = challenger
         self.policy, self.keys = policy, keys
         self.sessions = Sessions()
         self.budget = ExplorationBudget(settings.exploration_usd_per_day)
@@ -155,9 +144,10 @@ class Router:
         Raises NotReady, and DecisionError for what the client can mend.
         """
         start = time.perf_counter()
-        running = self.champion.running
-        if running is None:
+        champion = self.champion.running
+        if champion is None:
             return self._fall_back(None, ask, "no release is loaded", start), {}
+        running = self.challenger.canary_of(ask.key_id, ask.session) or champion
         wishes, stored = self._wishes(ask), self.policy.of(running.release.digest)
         try:
             routing = self._route(running, ask, wishes, stored.state if stored else None)
@@ -192,6 +182,10 @@ class Router:
         )
         parts = {**vars(routing.timings), "total": time.perf_counter() - start}
         observe(routed, parts)
+        if running is champion:
+            closed = ask.closed | ask.unavailable | self.champion.disabled
+            offered = Offered(row["id"], ask, wishes, routing, champion, closed, parts["total"])
+            self.challenger.offer(offered)
         return routed, parts
 
     def _wishes(self, ask: Ask) -> Wishes:

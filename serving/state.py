@@ -26,7 +26,9 @@ from monitoring.feedback import insert_feedback
 from monitoring.journal import Journal
 from monitoring.releases import insert_releases, release_row
 from monitoring.schema import open_store
+from monitoring.shadows import insert_shadows
 from serving import metrics
+from serving.challenger import Challenger
 from serving.champion import Champion
 from serving.gateway import Gateway
 from serving.job import Job
@@ -53,8 +55,17 @@ class ServiceState:
         self.tracker = WaitingTracker()
         self.policy = PolicyFollower(settings, self.champion, lambda: self.engine)
         self.keys = KeyRing(settings, lambda: self.engine)
+        self.shadows = self._journal("journal-shadows", insert_shadows)
+        self.challenger = Challenger(settings, self.tracker, self._keep_shadow, self._note_release)
+        self.champion.followers.append(self.challenger)
         self.router = Router(
-            settings, self.champion, self.policy, self.keys, self.tracker, self._keep_decision
+            settings,
+            self.champion,
+            self.policy,
+            self.keys,
+            self.tracker,
+            self.challenger,
+            self._keep_decision,
         )
         self.gateway = Gateway(self.tracker, self._finished)
         # The encoder releases the interpreter's lock: a thread a core, and no more.
@@ -68,7 +79,7 @@ class ServiceState:
     @property
     def journals(self) -> dict[str, Journal]:
         """Every journal by what it holds."""
-        names = ("releases", "decisions", "answers", "feedback")
+        names = ("releases", "decisions", "answers", "feedback", "shadows")
         return {name: getattr(self, name) for name in names}
 
     def start(self) -> None:
@@ -80,6 +91,7 @@ class ServiceState:
         self.keys.start()
         for journal in self.journals.values():
             journal.start()
+        self.challenger.start()
         self.champion.start()
         self.policy.start()
         self._gauges.start()
@@ -87,6 +99,7 @@ class ServiceState:
     def stop(self) -> None:
         self._stop.set()
         self.champion.stop()
+        self.challenger.stop()
         self.policy.stop()
         self.keys.stop()
         self.pool.shutdown(wait=True)
@@ -146,6 +159,9 @@ class ServiceState:
     def _keep_decision(self, row: dict[str, Any]) -> None:
         self._append(self.decisions, row)
         self._recent.put(row["id"], row)
+
+    def _keep_shadow(self, row: dict[str, Any]) -> None:
+        self._append(self.shadows, row)
 
     def keep_answer(self, row: dict[str, Any]) -> None:
         """Keep what became of a decision; the first answer to it stays."""

@@ -45,3 +45,17 @@ def route_response(routed: Routed, explained: bool) -> RouteResponse:
         fallback=routed.fallback,
         explanation=explain(routing.decision) if routing and explained else None,
     )
+
+
+def challenger_summary(state: ServiceState) -> dict[str, Any] | None:
+    """What decides in shadow, and whom it answers; None where nothing does."""
+    challenger = state.challenger
+    if challenger.running is None and challenger.last_error is None:
+        return None
+    canary = challenger.canary
+    return {
+        "version": challenger.running.version if challenger.running else None,
+        "shadow": state.settings.shadow,
+        "canary": {"share": canary.share, "by": canary.by} if canary else None,
+        "last_error": challenger.last_error,
+    }

@@ -1,0 +1,253 @@
+"""The flow that looks for drift: window, signals, report, alerts; a canary returns on an alert."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.deployments import run_deployment
+from prefect.events import emit_event
+from sqlalchemy import Engine
+
+from infra.registry import CHALLENGER, CHAMPION, Registry
+from infra.settings import Settings, read_settings
+from models.alerts import KINDS, Rules, read_rules
+from models.errors import NoRelease
+from models.manifest import read_manifest
+from models.signals import Signal
+from monitoring.alert_log import note
+from monitoring.drift import Checked, Sizes, check_canary, check_drift, set_report, waiting
+from monitoring.drift_report import Page, write_report
+from monitoring.notify import notify
+from monitoring.schema import open_store
+from monitoring.shadows import shadow_summary
+
+DEPLOYMENT: Final = "check-drift/drift"
+LOOK_SECONDS: Final = 10.0
+LATE_SECONDS: Final = 120.0
+EVENT: Final = "mixllm.alert.raised"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a look needs. version: the champion's, or a canary's."""
+
+    settings: Settings
+    registry: Registry
+    engine: Engine
+    rules: Rules
+
+    @classmethod
+    def open(cls) -> Scene:
+        settings = read_settings()
+        registry = Registry(settings.registry_uri, settings.home / "registry")
+        return cls(settings, registry, open_store(settings), read_rules(settings.alerts))
+
+    @property
+    def champion(self) -> str:
+        """Its version. Raises NoRelease."""
+        found = self.registry.alias(CHAMPION)
+        if found is None:
+            raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+        return found
+
+    @property
+    def sizes(self) -> Sizes:
+        return Sizes(self.settings.drift_reference, self.settings.drift_window)
+
+
+@task(name="look", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def look(scene: Scene, version: str, force: bool) -> Checked:
+    """The champion's next window."""
+    manifest = read_manifest(scene.registry.fetch(version))
+    return check_drift(scene.engine, manifest, version, scene.rules, scene.sizes, force)
+
+
+@task(name="look at the canary", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def look_at_canary(scene: Scene, canary: str, champion: str) -> Checked:
+    """The canary's next window, against what the champion decided meanwhile."""
+    manifests = [read_manifest(scene.registry.fetch(v)) for v in (canary, champion)]
+    return check_canary(
+        scene.engine, manifests[0], canary, manifests[1].digest, scene.rules, scene.sizes
+    )
+
+
+@flow(name="check-drift", validate_parameters=False)
+def check_drift_flow(force: bool = False) -> dict[str, Any]:
+    """Look for drift in what was decided since the last look.
+
+    force: however little has come. Returns {"said", "window", "lit", "alerts", "report"}.
+    """
+    scene = Scene.open()
+    champion, canary = scene.champion, scene.registry.canary()
+    if canary is not None and canary.version != champion:
+        checked = look_at_canary(scene, canary.version, champion)
+        get_run_logger().info("canary, release %s: %s", canary.version, checked.said)
+        if checked.window_id is not None:
+            follow_up(scene, canary.version, checked)
+    checked = look(scene, champion, force)
+    get_run_logger().info("release %s: %s", champion, checked.said)
+    if checked.window_id is None:
+        return {"said": checked.said, "window": None, "lit": [], "alerts": [], "report": None}
+    address: str = follow_up(scene, champion, checked)
+    return {
+        "said": checked.said,
+        "window": checked.window_id,
+        "lit": [s.key for s in checked.signals if s.lit],
+        "alerts": [[number, *s.key] for number, s in (checked.alerts or {}).items()],
+        "report": address,
+    }
+
+
+def follow_up(scene: Scene, version: str, checked: Checked) -> str:
+    """Report and alerts of a window; returns the report's address."""
+    address: str = report(scene, version, checked)
+    if checked.alerts:
+        tell(scene, version, checked, address)
+        return_canary(scene, checked)
+    return address
+
+
+@task(name="report", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def report(scene: Scene, version: str, checked: Checked) -> str:
+    """Write the page: to home, to Evidently's workspace, to MLflow on the release."""
+    assert checked.reference is not None
+    assert checked.window is not None
+    name = f"window-{checked.window_id}"
+    file = scene.settings.home / "drift" / f"{name}.html"
+    page = Page(
+        f"Release {version}, window {checked.window_id}",
+        checked.reference,
+        checked.window,
+        checked.signals,
+        checked.alerts or {},
+        checked.past,
+        scene.rules,
+        challenger_lines(scene),
+    )
+    write_report(page, file, scene.settings.home / "evidently")
+    lit = ", ".join(sorted({s.alert for s in checked.signals if s.lit})) or "nothing"
+    tags = {"drift.last": f"window {checked.window_id}: {lit}"}
+    scene.registry.note_evaluation(version, "drift", [file], tags)
+    address = scene.registry.artifact_page(version, f"drift/{file.name}") or file.as_uri()
+    set_report(scene.engine, checked.window_id or 0, address)
+    create_link_artifact(link=address, link_text=f"drift report: {page.title}", key="drift-report")
+    create_markdown_artifact(key="drift", markdown=digest(page, checked.said, address))
+    return address
+
+
+def challenger_lines(scene: Scene) -> list[str]:
+    """What is known of the challenger: its gate, and its shadow."""
+    version = scene.registry.alias(CHALLENGER)
+    if version is None:
+        return []
+    tags = scene.registry.tags(version)
+    lines = [f"Release {version}, gate: {tags.get('gate.why', 'not judged')}."]
+    manifest = read_manifest(scene.registry.fetch(version))
+    found = shadow_summary(scene.engine, manifest.digest)
+    return [*lines, found] if found else lines
+
+
+def digest(page: Page, said: str, address: str) -> str:
+    """Markdown for the flow run's page."""
+    lines = [f"**{page.title}**: {said}. [The report]({address})", ""]
+    for s in page.signals:
+        if s.lit:
+            about = f" ({s.subject})" if s.subject else ""
+            lines.append(f"- {KINDS[s.alert].title}{about}: {s.what} {s.now:.3g}")
+    return "\n".join(lines)
+
+
+@task(name="tell", cache_policy=NO_CACHE)
+def tell(scene: Scene, version: str, checked: Checked, address: str) -> None:
+    """Emit an event for each alert, which starts its repair, and tell people."""
+    for number, signal in (checked.alerts or {}).items():
+        details = alert_details(number, signal, version, scene.rules, address)
+        emit_event(
+            EVENT,
+            resource={
+                "prefect.resource.id": f"mixllm.alert.{signal.alert}",
+                "prefect.resource.name": KINDS[signal.alert].title,
+                "mixllm.subject": signal.subject or "",
+            },
+            payload=details,
+        )
+        told = notify(scene.settings, alert_title(signal), alert_text(details), details)
+        result = "; ".join(told) or "no channel is configured"
+        note(scene.engine, "tell people", alert_title(signal), result, number)
+
+
+def alert_title(signal: Signal) -> str:
+    about = f": {signal.subject}" if signal.subject else ""
+    return f"{KINDS[signal.alert].title}{about}"
+
+
+def alert_details(
+    number: int, signal: Signal, version: str, rules: Rules, address: str
+) -> dict[str, Any]:
+    """What an event, a webhook and a mail say of an alert."""
+    kind = KINDS[signal.alert]
+    return {
+        "alert": number,
+        "name": signal.alert,
+        "subject": signal.subject,
+        "release": version,
+        "signal": vars(signal),
+        "repair": kind.repair,
+        "mode": rules[signal.alert].mode,
+        "runbook": kind.page(signal.alert),
+        "report": address,
+    }
+
+
+def alert_text(details: Mapping[str, Any]) -> str:
+    signal = details["signal"]
+    was = "" if signal["reference"] is None else f", was {signal['reference']:.3g}"
+    return "\n".join(
+        [
+            f"{signal['what']}: {signal['now']:.3g}{was} (release {details['release']}).",
+            f"Repair: {details['repair']}, mode {details['mode']}. Runbook: {details['runbook']}",
+            f"Report: {details['report']}",
+            f"mixllm alerts show {details['alert']}",
+        ]
+    )
+
+
+def return_canary(scene: Scene, checked: Checked) -> None:
+    """An alert ends whatever canary runs: the champion answers everybody again."""
+    canary = scene.registry.canary()
+    if canary is None or not checked.alerts:
+        return
+    scene.registry.set_canary(None)
+    number, signal = next(iter(checked.alerts.items()))
+    why = f"alert {number}: {alert_title(signal)}"
+    result = f"release {canary.version} answers nobody any more"
+    note(scene.engine, "return canary", why, result, number, {"share": canary.share})
+    notify(scene.settings, "The canary has returned", f"{why}; {result}", {"alert": number})
+    get_run_logger().warning("%s; %s", why, result)
+
+
+def watch_decisions(settings: Settings, stop: threading.Event) -> None:
+    """Start the flow's deployment when a window is full; again only once that is done, or late."""
+    scene: Scene | None = None
+    asked_at, asked = 0.0, -1
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            scene = scene or Scene.open()
+            version = scene.registry.alias(CHAMPION)
+            if version is None:
+                continue
+            release = read_manifest(scene.registry.fetch(version)).digest
+            full, after = waiting(scene.engine, release, scene.sizes)
+            if full and (after != asked or time.monotonic() - asked_at > LATE_SECONDS):
+                run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
+                asked_at, asked = time.monotonic(), after
+        except Exception as error:  # Postgres, MLflow or Prefect is away: the next look tries again
+            print(f"drift: {error}", flush=True)
+            scene = None

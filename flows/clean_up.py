@@ -1,0 +1,19 @@
+"""The flow that deletes what is old and needed by nobody."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+
+from flows.check_drift import Scene
+from monitoring.retention import prune
+
+
+@flow(name="clean-up", validate_parameters=False)
+def clean_up() -> dict[str, int]:
+    """Prune by the settings. Returns what → how much of it went."""
+    scene = Scene.open()
+    gone = prune(scene.engine, scene.registry, scene.settings)
+    create_table_artifact(key="clean-up", table=[{"what": n, "gone": c} for n, c in gone.items()])
+    get_run_logger().info("pruned: %s", gone)
+    return gone

@@ -1,0 +1,70 @@
+"""The flow that probes: the champion's stored queries route as they did, and the service is well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.check_drift import Scene
+from models.errors import MixLLMError
+from models.release import Release
+from monitoring.alert_log import note
+from monitoring.notify import notify
+
+SECONDS = 10.0
+
+
+@task(name="release probes", cache_policy=NO_CACHE)
+def probe_release(scene: Scene, version: str) -> str:
+    """Empty where the champion embeds and routes its stored queries as it did; else what is wrong."""
+    try:
+        folder = scene.registry.fetch(version)
+        Release.load(folder).check_probes(folder)
+    except MixLLMError as error:
+        return str(error)
+    return ""
+
+
+@task(name="service", cache_policy=NO_CACHE)
+def probe_service(scene: Scene, version: str) -> dict[str, str]:
+    """What of the running service → what is wrong with it, empty where nothing is."""
+    settings = scene.settings
+    try:
+        told = httpx.get(
+            f"{settings.service_url}/v1/release", headers=settings.key_header, timeout=SECONDS
+        )
+        told.raise_for_status()
+        release = told.json()
+    except httpx.HTTPError as error:
+        return {"answers": f"{settings.service_url}: {error}"}
+    served = str(release["version"])
+    return {
+        "answers": "",
+        "serves the champion": "" if served == version else f"{served}, not {version}",
+        "follows the registry": release["last_error"] or "",
+        "writes to Postgres": release["database_error"] or "",
+        "policy state": (release["policy"] or {}).get("last_error") or "",
+    }
+
+
+@flow(name="probe", validate_parameters=False)
+def probe() -> dict[str, str]:
+    """Probe release and service; what is wrong is told to people. Returns check → what is wrong."""
+    scene = Scene.open()
+    version = scene.champion
+    found = {"stored queries": probe_release(scene, version), **probe_service(scene, version)}
+    rows: list[dict[str, Any]] = [{"check": n, "found": w or "well"} for n, w in found.items()]
+    create_table_artifact(key="probe", table=rows)
+    wrong = {name: what for name, what in found.items() if what}
+    if wrong:
+        text = "\n".join(f"{name}: {what}" for name, what in wrong.items())
+        get_run_logger().warning("%s", text)
+        told = notify(scene.settings, "A probe failed", text, wrong)
+        note(
+            scene.engine, "tell people", f"a probe failed: {text}", "; ".join(told) or "no channel"
+        )
+    return found

@@ -1,0 +1,61 @@
+"""What becomes of a new release: champion, challenger, or neither, by its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from infra.registry import CHAMPION, Registry
+from infra.settings import Settings
+from models.release_gate import REFUSED, gate_table
+from monitoring.alert_log import note
+from monitoring.gate import judge_release
+from monitoring.schema import open_store
+
+
+@task(name="settle", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def settle(
+    version: str,
+    promote: bool,
+    settings: Settings,
+    data: str | Path | None = None,
+    moved: Mapping[str, float] | None = None,
+    after_vote: int = 0,
+    alert_id: int | None = None,
+) -> str:
+    """Judge a release against the champion; returns champion, challenger or refused.
+
+    promote: make it champion if it passes, not challenger. data, moved, after_vote, alert_id: see
+    ``judge_release``. Before the first champion there is nothing to be judged against.
+    """
+    registry = Registry(settings.registry_uri, settings.home / "registry")
+    champion = registry.alias(CHAMPION)
+    if champion is not None and champion != version:
+        engine = open_store(settings)
+        verdict = judge_release(
+            registry,
+            engine,
+            settings,
+            version,
+            champion,
+            Path(data) if data else None,
+            moved,
+            after_vote,
+            alert_id,
+        )
+        create_markdown_artifact(key="gate", markdown=gate_table(verdict))
+        if not verdict.passes:
+            get_run_logger().warning("release %s: %s", version, verdict.why)
+            return REFUSED
+        why = f"its gate: {verdict.why}"
+        state = "champion" if promote else "challenger"
+        note(engine, f"make {state}", why, f"release {version}", alert_id)
+    if promote:
+        registry.promote(version)
+        return "champion"
+    registry.challenge(version)
+    return "challenger"

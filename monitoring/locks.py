@@ -1,0 +1,26 @@
+"""One at a time, across processes and machines: a lock in Postgres that its holder's death frees."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, text
+
+log = logging.getLogger("mixllm.locks")
+
+
+@contextmanager
+def exclusive(engine: Engine, name: str) -> Iterator[None]:
+    """Hold the lock of a name; waits for whoever holds it."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        key = {"name": f"mixllm {name}"}
+        ask = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+        if not connection.execute(ask, key).scalar_one():
+            log.warning("waiting for another run that holds the lock of: %s", name)
+            connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:name, 0))"), key)
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key)

@@ -1,0 +1,88 @@
+"""Telling people: by a webhook and by mail. What cannot be sent is said, and stops nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import smtplib
+from collections.abc import Mapping
+from email.message import EmailMessage
+from typing import Any, Final
+
+import httpx
+import orjson
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from infra.settings import Settings
+from models.errors import SettingsError
+
+log = logging.getLogger("mixllm.alerts")
+
+SECONDS: Final = 10.0
+SIGNATURE: Final = "x-mixllm-signature"
+MAIL_PORT, MAIL_TLS_PORT = 587, 465
+
+
+def notify(settings: Settings, title: str, text: str, details: Mapping[str, Any]) -> list[str]:
+    """Send to every configured channel; returns what became of each, a line a channel."""
+    told = []
+    if settings.alert_webhook is not None:
+        told.append(attempt("webhook", post, settings, title, text, details))
+    if settings.smtp_url is not None:
+        told.append(attempt("mail", mail, settings, title, text))
+    return told
+
+
+def attempt(channel: str, send: Any, *arguments: Any) -> str:
+    try:
+        send(*arguments)
+    except (httpx.HTTPError, OSError, smtplib.SMTPException, SettingsError) as error:
+        log.error("%s: %s", channel, error)
+        return f"{channel} failed: {error}"
+    return f"{channel} sent"
+
+
+def post(settings: Settings, title: str, text: str, details: Mapping[str, Any]) -> None:
+    """One POST of {"title", "text", "details"}; ``text`` is what chat services show."""
+    assert settings.alert_webhook is not None
+    body = orjson.dumps(
+        {"title": title, "text": f"{title}\n{text}", "details": details}, default=str
+    )
+    headers = {"content-type": "application/json"}
+    if settings.alert_webhook_secret is not None:
+        secret = settings.alert_webhook_secret.get_secret_value().encode()
+        signed = hmac.new(secret, body, hashlib.sha256).hexdigest()
+        headers[SIGNATURE] = f"sha256={signed}"
+    address = settings.alert_webhook.get_secret_value()
+    httpx.post(address, content=body, headers=headers, timeout=SECONDS).raise_for_status()
+
+
+def mail(settings: Settings, title: str, text: str) -> None:
+    """One mail to all; with TLS from the start (smtps), or where the server offers it."""
+    assert settings.smtp_url is not None
+    if settings.alert_to is None:
+        raise SettingsError("MIXLLM_ALERT_TO is not set: nobody to send mail to")
+    try:
+        url = make_url(settings.smtp_url.get_secret_value())
+    except ArgumentError as error:
+        raise SettingsError("MIXLLM_SMTP_URL: expected smtp://user:password@host:port") from error
+    if url.drivername not in ("smtp", "smtps") or not url.host:
+        raise SettingsError("MIXLLM_SMTP_URL: expected smtp://user:password@host:port")
+    message = EmailMessage()
+    message["Subject"] = f"[MixLLM] {title}"
+    message["From"] = settings.alert_from
+    message["To"] = settings.alert_to
+    message.set_content(text)
+    secure = url.drivername == "smtps"
+    kind = smtplib.SMTP_SSL if secure else smtplib.SMTP
+    port = url.port or (MAIL_TLS_PORT if secure else MAIL_PORT)
+    with kind(url.host, port, timeout=SECONDS) as server:
+        server.ehlo()
+        if not secure and server.has_extn("starttls"):
+            server.starttls()
+            server.ehlo()
+        if url.username is not None:
+            server.login(url.username, str(url.password or ""))
+        server.send_message(message)

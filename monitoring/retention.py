@@ -1,0 +1,131 @@
+"""Retention: what is old and needed by nobody goes; what a release is held against stays."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, Engine, delete, func, select
+
+from infra.registry import ALIASES, Registry
+from infra.settings import Settings
+from models.manifest import read_manifest
+from monitoring.alert_log import note
+from monitoring.tables import answers, decisions, drift_windows, feedback, policy_states, shadows
+
+BATCH: Final = 20_000
+
+
+def prune(
+    engine: Engine, registry: Registry, settings: Settings, dry: bool = False
+) -> dict[str, int]:
+    """Delete what is older than the settings keep; returns how much of what. dry: only count.
+
+    Decisions without votes go after ``keep_days``, those with votes, and the votes, after
+    ``keep_vote_days``; never a named release's first decisions, which drift is measured against. Then
+    reports and windows, shadows, policy states of releases that no alias names, and their local copies.
+    """
+    at = datetime.now(UTC)
+    old, older = (at - timedelta(days=d) for d in (settings.keep_days, settings.keep_vote_days))
+    named = named_releases(registry)
+    spared = reference_ids(engine, list(named.values()), settings.drift_reference)
+    voted = select(feedback.c.decision_id)
+    gone = {
+        "decisions": remove(
+            engine,
+            decisions,
+            (decisions.c.decided_at < old)
+            & decisions.c.id.not_in(spared)
+            & ((decisions.c.decided_at < older) | decisions.c.id.not_in(voted)),
+            dry,
+        )
+    }
+    kept = select(decisions.c.id)
+    for table, column, limit in (
+        (answers, answers.c.finished_at, old),
+        (feedback, feedback.c.received_at, older),
+    ):
+        orphan = (column < limit) & table.c.decision_id.not_in(kept)
+        gone[table.name] = remove(engine, table, orphan, dry)
+    gone["shadows"] = remove(engine, shadows, shadows.c.decided_at < old, dry)
+    gone["policy_states"] = remove_states(engine, list(named.values()), old, dry)
+    gone["reports"] = remove_reports(engine, registry, settings.home, old, dry)
+    gone["local copies"] = remove_copies(settings.home / "registry", set(named), dry)
+    if not dry and any(gone.values()):
+        why = f"kept: {settings.keep_days:g} days, with votes {settings.keep_vote_days:g}"
+        note(engine, "prune", why, ", ".join(f"{n} {what}" for what, n in gone.items() if n))
+    return gone
+
+
+def named_releases(registry: Registry) -> dict[str, str]:
+    """Version → digest of the releases that an alias names."""
+    versions = {registry.alias(alias) for alias in ALIASES} - {None}
+    return {v: read_manifest(registry.fetch(v)).digest for v in versions if v is not None}
+
+
+def reference_ids(engine: Engine, releases: list[str], count: int) -> list[Any]:
+    """The first decisions of each release."""
+    found: list[Any] = []
+    with engine.connect() as connection:
+        for release in releases:
+            ours = select(decisions.c.id).where(decisions.c.release_digest == release)
+            first = ours.order_by(decisions.c.position).limit(count)
+            found += connection.execute(first).scalars().all()
+    return found
+
+
+def remove(engine: Engine, table: Any, where: ColumnElement[bool], dry: bool) -> int:
+    """Delete rows, a batch a transaction; returns how many there are or were."""
+    if dry:
+        with engine.connect() as connection:
+            counted = select(func.count()).select_from(table).where(where)
+            return int(connection.execute(counted).scalar_one())
+    (key,) = table.primary_key.columns
+    gone = 0
+    while True:
+        batch = select(key).where(where).limit(BATCH)
+        with engine.begin() as connection:
+            count = connection.execute(delete(table).where(key.in_(batch))).rowcount
+        gone += count
+        if count < BATCH:
+            return gone
+
+
+def remove_states(engine: Engine, named: list[str], old: datetime, dry: bool) -> int:
+    """Old policy states of releases that no alias names, but the newest of each."""
+    newest = select(func.max(policy_states.c.version)).group_by(policy_states.c.release_digest)
+    where = (
+        (policy_states.c.created_at < old)
+        & policy_states.c.release_digest.not_in(named)
+        & policy_states.c.version.not_in(newest)
+    )
+    return remove(engine, policy_states, where, dry)
+
+
+def remove_reports(engine: Engine, registry: Registry, home: Path, old: datetime, dry: bool) -> int:
+    """Pages and windows of long ago; the last window of each release stays, the next begins there."""
+    last = select(func.max(drift_windows.c.id)).group_by(drift_windows.c.release_digest)
+    where = (drift_windows.c.made_at < old) & drift_windows.c.id.not_in(last)
+    if dry:
+        return remove(engine, drift_windows, where, dry)
+    columns = (drift_windows.c.id, drift_windows.c.release_version)
+    with engine.connect() as connection:
+        rows = connection.execute(select(*columns).where(where)).all()
+    for window, version in rows:
+        (home / "drift" / f"window-{window}.html").unlink(missing_ok=True)
+        registry.remove_file(version, f"drift/window-{window}.html")
+    for file in (home / "evidently").glob("*/snapshots/*.json"):
+        if file.stat().st_mtime < old.timestamp():
+            file.unlink()
+    return remove(engine, drift_windows, where, dry)
+
+
+def remove_copies(home: Path, named: set[str], dry: bool) -> int:
+    """Releases fetched to this machine that no alias names; they are fetched again when needed."""
+    folders = [f for f in (home / "releases").glob("*") if f.is_dir() and f.name not in named]
+    if not dry:
+        for folder in folders:
+            shutil.rmtree(folder)
+    return len(folders)
