@@ -102,7 +102,7 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
     workspace = settings.home / "evidently"
     workspace.mkdir(parents=True, exist_ok=True)
     arguments = ["ui", "--host", "127.0.0.1", "--port", str(settings.evidently_port)]
-    command = python_module("evidently", *arguments, "--workspace", str(workspace))
+    command = python_module("evidently.cli", *arguments, "--workspace", str(workspace))
     parts.append(Part("evidently", command, evidently, f"{evidently}/api/version", shared))
     parts.append(Part("flows", python_module("flows.serve", "--alone"), environment=shared))
     parts.append(service_part(settings, shared))

@@ -37,11 +37,11 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True)
 class Kind:
-    """title: what people read. repair: what mends it. unit: of its effect."""
+    """title: what people read. repair: what mends it. mode: unless the rules say otherwise."""
 
     title: str
     repair: Repair
-    unit: str
+    mode: Mode = "propose"
 
     def page(self, name: str) -> str:
         """Its runbook page in the repository."""
@@ -49,16 +49,16 @@ class Kind:
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "predictor-drift": Kind("An LLM no longer does as predicted", "refit", "quality"),
-    "slower-than-foreseen": Kind("An LLM answers more slowly", "tell", "log seconds"),
-    "latency-cascade": Kind("Choices collapse onto a waiting LLM", "raise-beta", "share"),
-    "unseen-domains": Kind("More queries of no known domain", "recluster", "share"),
-    "query-drift": Kind("Queries are not what they were", "retune", "AUC over 0.5"),
-    "cost-above-forecast": Kind("Answers cost more than foreseen", "tell", "share"),
-    "feedback-drying-up": Kind("Feedback dries up", "tell", "share"),
-    "learning-unstable": Kind("Online learning is unstable", "rollback-policy", "of its bound"),
-    "feedback-poisoned": Kind("Feedback is poisoned", "leave-out-voter", "voter"),
-    "stale-release": Kind("The release is old", "retrain", "days"),
+    "predictor-drift": Kind("An LLM no longer does as predicted", "refit"),
+    "slower-than-foreseen": Kind("An LLM answers more slowly", "tell"),
+    "latency-cascade": Kind("Choices collapse onto a waiting LLM", "raise-beta"),
+    "unseen-domains": Kind("More queries of no known domain", "recluster"),
+    "query-drift": Kind("Queries are not what they were", "retune", "observe"),
+    "cost-above-forecast": Kind("Answers cost more than foreseen", "tell"),
+    "feedback-drying-up": Kind("Feedback dries up", "tell"),
+    "learning-unstable": Kind("Online learning is unstable", "rollback-policy"),
+    "feedback-poisoned": Kind("Feedback is poisoned", "leave-out-voter"),
+    "stale-release": Kind("The release is old", "retrain", "observe"),
 }
 assert set(KINDS) == set(THRESHOLDS)
 
@@ -83,7 +83,7 @@ def read_rules(path: Path | None) -> Rules:
 
     Raises SettingsError.
     """
-    rules = {name: Rule() for name in KINDS}
+    rules = {name: Rule(mode=kind.mode) for name, kind in KINDS.items()}
     if path is None:
         return Rules(rules)
     try:
