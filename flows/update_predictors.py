@@ -67,6 +67,8 @@ class Errors:
         return self.old - self.new > SURELY * self.spread
 
     def __str__(self) -> str:
+        if self.old == self.new == 0.0:
+            return "–"
         return f"{self.old:.4f} → {self.new:.4f} ± {self.spread:.4f}"
 
 

@@ -5,7 +5,7 @@ A figure that cannot be had refuses nothing; the verdict says which were not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -125,11 +125,18 @@ def worth_check(
     )
 
 
-def agreement_check(release: Sequence[str], champion: Sequence[str], what: str) -> Check:
-    """The share of queries for which both choose alike."""
-    alike = float(np.mean([a == b for a, b in zip(release, champion, strict=True)]))
-    allowed = f"at least {LEAST_AGREEMENT:.0%}"
-    return Check(f"agreement on {what}", 1.0, alike, allowed, alike >= LEAST_AGREEMENT)
+def agreement_check(
+    release: Sequence[str], champion: Sequence[str], what: str, meant: Collection[str] = ()
+) -> Check:
+    """The share of queries for which both choose alike. meant: the champion's choices that are to
+    change, which are not counted: candidates that have changed, or are gone."""
+    name, allowed = f"agreement on {what}", f"at least {LEAST_AGREEMENT:.0%}"
+    same = [a == b for a, b in zip(release, champion, strict=True) if b not in meant]
+    if not same:
+        return Check(name, None, None, allowed, None, "every choice is meant to change")
+    alike = float(np.mean(same))
+    left = f"without those of {', '.join(sorted(meant))}" if meant else ""
+    return Check(name, 1.0, alike, allowed, alike >= LEAST_AGREEMENT, left)
 
 
 def robustness_check(release: float, champion: float, by_kind: Mapping[str, float]) -> Check:

@@ -31,7 +31,7 @@ THRESHOLDS: Final = {
     "predictor-drift": 0.08,
     "slower-than-foreseen": 0.4,
     "latency-cascade": 0.15,
-    "unseen-domains": 0.05,
+    "unseen-domains": 0.02,
     "query-drift": 0.1,
     "cost-above-forecast": 0.2,
     "feedback-drying-up": 0.5,
@@ -123,10 +123,10 @@ def predictor_drift(
 
 
 def slower(reference: Window, window: Window, recent: Window, threshold: float) -> Iterator[Signal]:
-    """A candidate takes longer than the same answers took it."""
+    """A candidate takes longer than the same answers took it, beyond what all others do."""
     yield from _by_candidate(
-        "slower-than-foreseen", "seconds", "log of observed seconds over the catalog's", reference,
-        window, recent, threshold, 1.0, "greater",
+        "slower-than-foreseen", "seconds", "log of its seconds over the catalog's, beyond others'",
+        reference, window, recent, threshold, 1.0, "greater",
     )  # fmt: skip
 
 
@@ -144,18 +144,29 @@ def _by_candidate(
     """Welch's test of one residual, a candidate at a time; from the recent rows where the window has too
     few. scale: what the effect is multiplied by, to be in the threshold's units."""
     for name in sorted({*window.llms, *recent.llms}):
-        before = residuals(reference.of_llm(name))[column].dropna()
-        now = residuals(window.of_llm(name))[column].dropna()
+        before, now = _residual(reference, name, column), _residual(window, name, column)
         if len(now) < LEAST_ROWS:
-            now = residuals(recent.of_llm(name))[column].dropna()
+            now = _residual(recent, name, column)
         if len(now) < LEAST_ROWS or len(before) < LEAST_ROWS:
             continue
-        p = _welch(now.to_numpy(), before.to_numpy(), side)
+        p = _welch(now, before, side)
         moved = float(now.mean() - before.mean())
         effect = scale * (abs(moved) if side == "two-sided" else moved)
         yield Signal(
             alert, name, what, float(before.mean()), float(now.mean()), effect, threshold, p, len(now)
         )  # fmt: skip
+
+
+def _residual(window: Window, name: str, column: str) -> np.ndarray:
+    """A candidate's known values. Seconds: less the others' mean, where enough of them answered; what
+    slows everybody, such as a busy gateway, is not this candidate's doing."""
+    found = residuals(window.rows)[column]
+    mine = window.rows["llm"] == name
+    values = found[mine].dropna().to_numpy()
+    if column == "seconds":
+        others = found[~mine].dropna()
+        values = values - (others.mean() if len(others) >= LEAST_ROWS else 0.0)
+    return np.asarray(values)
 
 
 def cascade(reference: Window, window: Window, threshold: float) -> Iterator[Signal]:

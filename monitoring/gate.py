@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -66,6 +66,11 @@ class Sides:
         return choices(self.compiled[i], self.manifests[i].defaults, inputs)
 
     @property
+    def gone(self) -> set[str]:
+        """The champion's candidates that the release has not."""
+        return set(self.compiled[1].candidates) - set(self.compiled[0].candidates)
+
+    @property
     def same_encoder(self) -> bool:
         return self.manifests[0].encoder.encoder == self.manifests[1].encoder.encoder
 
@@ -89,7 +94,8 @@ def judge_release(
     Raises NoRelease, RegistryError, ReleaseError, EvaluationSetError.
     """
     sides = Sides.of(registry, version, against)
-    checks = [*probe_checks(sides), *speed_checks(sides)]
+    meant = sides.gone | set(moved or {})
+    checks = [*probe_checks(sides, meant), *speed_checks(sides)]
     checks.append(offpolicy_check(registry, engine, version, against, after_vote))
     where = data or settings.data
     if where is None:
@@ -110,8 +116,11 @@ def judge_release(
     return verdict
 
 
-def probe_checks(sides: Sides) -> list[Check]:
-    """The stored probes of each side: the release's route here as they did, and much as the champion."""
+def probe_checks(sides: Sides, meant: Collection[str]) -> list[Check]:
+    """The stored probes of each side: the release's route here as they did, and much as the champion.
+
+    meant: the champion's choices that are to change.
+    """
     release = Release.load(sides.folders[0])
     try:
         release.check_probes(sides.folders[0])
@@ -121,7 +130,8 @@ def probe_checks(sides: Sides) -> list[Check]:
     folder = sides.folders[1] / sides.manifests[1].probes.folder
     stored = json.loads((folder / "probes.json").read_text())
     inputs = read_queries(stored["queries"], release.encoder)
-    return [own, agreement_check(sides.choices(0, inputs), stored["llms"], "the champion's probes")]
+    chosen, what = sides.choices(0, inputs), "the champion's probes"
+    return [own, agreement_check(chosen, stored["llms"], what, meant)]
 
 
 def speed_checks(sides: Sides) -> list[Check]:
@@ -190,7 +200,7 @@ def slice_checks(
             chosen[1][:n],
             sides.manifests[1].defaults.willingness_to_pay,
         ),
-        agreement_check(chosen[0][:n], chosen[1][:n], "the frozen slice"),
+        agreement_check(chosen[0][:n], chosen[1][:n], "the frozen slice", sides.gone | set(moved)),
         robustness_check(mine, other, stays[0]),
     ]
 
