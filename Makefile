@@ -10,7 +10,7 @@ export BENTOML_DO_NOT_TRACK ?= true
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
-.PHONY: setup demo up test lint format lock bench bench-routing clean
+.PHONY: setup demo up test lint format lock bench bench-routing story clean
 
 setup: $(VENV)/.ready
 
@@ -52,6 +52,10 @@ lock: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.serving
+
+# What drift does, told on real outcomes through the running stack; half an hour.
+story: setup
+	$(BIN)/python -W ignore -m benchmarks.drift_story --data $(DATA)/mmlu_pro --restart --out drift-story
 
 # Where the evaluation sets lie.
 DATA ?= ../shared/data

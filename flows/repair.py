@@ -17,7 +17,14 @@ from flows.check_drift import Scene, alert_details, alert_text, alert_title
 from flows.learn import subject_of
 from flows.settle import settle
 from flows.train_router import train_router
-from flows.update_predictors import Errors, Refit, read_graded, refit_table, update_predictors
+from flows.update_predictors import (
+    Errors,
+    Refit,
+    read_graded,
+    refit_table,
+    shift_of,
+    update_predictors,
+)
 from models.alerts import KINDS
 from models.domains import Domains
 from models.errors import MixLLMError
@@ -207,7 +214,7 @@ def recalibrate(
     new = recalibrated(old, since.where(early), float(positions[mine].max()))
     late = since.where(~early)
     errors = Errors.of(old, new, late.inputs, late.quality)
-    found = Refit(new, cut, errors, Errors(0.0, 0.0, 0.0))
+    found = Refit(new, cut, errors, Errors(0.0, 0.0, 0.0), shift_of(old, late))
     return found, refit_table([found])
 
 

@@ -75,12 +75,13 @@ class Errors:
 @dataclass(frozen=True)
 class Refit:
     """A refitted predictor beside the old one, on the newest graded answers and on the evaluation
-    set's test queries."""
+    set's test queries. shift: by how much those answers are better than the old one foresaw."""
 
     predictor: Predictor
     rows: int
     on_feedback: Errors
     on_test: Errors
+    shift: float
 
     @property
     def passes(self) -> bool:
@@ -125,7 +126,15 @@ def refit_one(
         cut,
         Errors.of(old, new, late.inputs, late.quality),
         Errors.of(old, new, test[1][known], quality[known]),
+        shift_of(old, late),
     )
+
+
+def shift_of(old: Predictor, answers: GradedAnswers) -> float:
+    """By how much the answers are better than a predictor foresaw, in the mean."""
+    if not len(answers):
+        return 0.0
+    return float((answers.quality - old.predict(answers.inputs)[0]).mean())
 
 
 @flow(name="update-predictors", validate_parameters=False)
@@ -196,7 +205,9 @@ def update_predictors(
             change_release(folder, changed, put=(refit.predictor, entry))
             folder = changed
         new = register_refits(folder, version, good, report, settings)
-    state = settle(new, False, settings, data)
+    # Where the answers prove a change, the set's outcomes are of another time.
+    moved = {r.predictor.llm: r.shift for r in good if r.on_feedback.better}
+    state = settle(new, False, settings, data, moved)
     names = [refit.predictor.llm for refit in good]
     return {"version": new, "refitted": names, "refused": refused, "state": state}
 

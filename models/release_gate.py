@@ -163,6 +163,22 @@ def ratio_check(name: str, release: float, champion: float, most: float, unit: s
     )
 
 
+def latency_check(release: np.ndarray, champion: np.ndarray) -> Check:
+    """Seconds (n,) of routing the same queries, the two in turns: the median of their ratios, refused
+    where it is above what is allowed beyond the chance of a busy machine."""
+    ratios = release / champion
+    drawn = np.random.default_rng(0).choice(ratios, size=(DRAWS, len(ratios)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return Check(
+        "routing one query, ms",
+        1000 * float(np.median(champion)),
+        1000 * float(np.median(release)),
+        f"at most {LATENCY_TOLERANCE:g} times",
+        bool(low <= LATENCY_TOLERANCE),
+        f"{np.median(ratios):.2f} times [{low:.2f}, {high:.2f}]",
+    )
+
+
 def gate_table(verdict: Verdict) -> str:
     """Markdown."""
 

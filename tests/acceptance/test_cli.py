@@ -66,6 +66,12 @@ def free_port() -> str:
         (["feedback", "import", "/nowhere.jsonl"], "/nowhere.jsonl: No such file or directory"),
         (["update-predictors", "--data", "/nowhere"], "/nowhere: no such folder"),
         (["ope", "--release", "7"], "no release is champion yet"),
+        (["judge", "7"], "no release '7' in MLflow"),
+        (["drift", "check"], "no release is champion yet"),
+        (["repair"], "no release is champion yet"),
+        (["canary", "0.1"], "there is no challenger"),
+        (["shadow"], "there is no challenger"),
+        (["alerts", "show", "7"], "no alert 7; see: mixllm alerts list"),
         (["route", "hello"], "no service answers at http://127.0.0.1"),
     ],
 )
@@ -152,7 +158,9 @@ def stack(
     home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str], Path]]:
     """``mixllm up`` on ports of its own."""
-    ports = {f"MIXLLM_{name}": free_port() for name in ("PORT", "MLFLOW_PORT", "PREFECT_PORT")}
+    names = ("PORT", "MLFLOW_PORT", "PREFECT_PORT", "EVIDENTLY_PORT")
+    ports = {f"MIXLLM_{name}": free_port() for name in names}
+    ports |= {"MIXLLM_DRIFT_REFERENCE": "400", "MIXLLM_DRIFT_WINDOW": "100"}
     log = tmp_path_factory.mktemp("up") / "log"
     with log.open("wb") as handle:
         process = subprocess.Popen(
@@ -189,7 +197,12 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     runs = httpx.post(f"{prefect}/flow_runs/filter", json={}).json()
     assert [r["state_type"] for r in runs] == ["COMPLETED"]
     deployments = httpx.post(f"{prefect}/deployments/filter", json={}).json()
-    assert "train-router" in {d["name"] for d in deployments}
+    crons = {d["name"]: [s["schedule"]["cron"] for s in d["schedules"]] for d in deployments}
+    assert crons["train-router"] == []
+    assert crons["drift"] == ["*/30 * * * *"]
+    assert len(crons) == len(deployments) == 10
+    automations = httpx.post(f"{prefect}/automations/filter", json={}).json()
+    assert "repair/repair on an alert" in {a["name"] for a in automations}
     artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}).json()
     assert {a["key"] for a in artifacts} >= {"evaluation", "tagging", "encoder", "embedding"}
     mlflow = httpx.get(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/")
@@ -211,6 +224,7 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert checked.returncode == 0, checked.stdout
     assert "4 releases, champion 3" in checked.stdout
     learn_from_feedback(data, home, ports, simulated)
+    look_for_drift(data, home, ports, simulated)
 
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4
@@ -256,7 +270,8 @@ def learn_from_feedback(
     assert "300 votes: the same, byte for byte" in rebuilt.stdout, rebuilt.stderr
     refitted = run("update-predictors", "--data", data, home=home, **ports)
     assert refitted.returncode == 0, refitted.stderr
-    assert "release 5, challenger: refitted" in refitted.stdout
+    assert "release 5: refitted" in refitted.stdout
+    assert "challenger; promote it" in refitted.stdout, refitted.stdout
     assert "sim-mini" in refitted.stdout
     compared = run("ope", "--release", "5", home=home, **ports)
     assert compared.returncode == 0, compared.stderr
@@ -273,6 +288,40 @@ def learn_from_feedback(
     unknown = run("policy", "rollback", "999", home=home, **ports)
     assert unknown.returncode == 2
     assert "no policy state 999" in unknown.stderr
+
+
+def look_for_drift(data: Path, home: Path, ports: dict[str, str], simulated: EvaluationSet) -> None:
+    """A full window is looked at by itself, and its report is where it should be."""
+    service = f"http://127.0.0.1:{ports['MIXLLM_PORT']}"
+    with httpx.Client(base_url=service, timeout=30) as client:
+        deadline = time.monotonic() + 30
+        while client.get("/v1/release").json()["version"] != "5":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        for number in range(500):
+            query = simulated.queries["query"].iloc[number % len(simulated.queries)]
+            assert client.post("/v1/route", json={"query": query}).is_success
+    deadline = time.monotonic() + 150
+    while "window-1.html" not in (listed := run("drift", "list", home=home, **ports).stdout):
+        assert time.monotonic() < deadline, listed
+        time.sleep(1.0)
+    assert (home / "drift" / "window-1.html").is_file()
+    client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
+    version = client.get_model_version("mixllm-router", "5")
+    assert [f.path for f in client.list_artifacts(version.run_id, "drift")] == [
+        "drift/window-1.html"
+    ]
+    assert version.tags["drift.last"].startswith("window 1: ")
+    evidently = f"http://127.0.0.1:{ports['MIXLLM_EVIDENTLY_PORT']}"
+    projects = httpx.get(f"{evidently}/api/projects").json()
+    assert "MixLLM drift" in {project["name"] for project in projects}
+    judged = run("judge", "3", "--data", data, home=home, **ports)
+    assert "worth on the frozen slice" in judged.stdout, judged.stderr
+    tags = client.get_model_version("mixllm-router", "3").tags
+    assert tags["gate.verdict"] == ("passes" if judged.returncode == 0 else "refused")
+    assert "judge release" in run("alerts", "audit", home=home, **ports).stdout
+    counted = run("prune", "--dry-run", home=home, **ports)
+    assert "0 decisions would go" in counted.stdout, counted.stderr
 
 
 def reuse_the_encoder(data: Path, home: Path, ports: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
+from logs import log_decisions
 from models.alerts import read_rules
 from models.release import Release
 from monitoring.alert_log import close_alert, list_alerts, note, read_alert, read_audit
-from monitoring.answers import insert_answers
 from monitoring.decisions import insert_decisions
 from monitoring.drift import Sizes, check_canary, check_drift, list_windows, waiting
 from monitoring.feedback import insert_feedback
@@ -36,48 +37,7 @@ def send(engine: Engine, release: Release) -> Send:
     """Decisions with an answer and a vote each, as good as foreseen unless told."""
     insert_releases(engine, [release_row(release.manifest, "1")])
     rng = np.random.default_rng(0)
-
-    def sent(
-        count: int, worse: float = 0.0, unseen: float = 0.0, votes: bool = True, **more: Any
-    ) -> list[dict[str, Any]]:
-        rows = [{**row, **more} for row in decide(release, count)]
-        for row in rows:
-            row["unseen_score"] = 1.5 if rng.random() < unseen else 0.5
-        insert_decisions(engine, rows)
-        insert_answers(engine, [answer(row, rng) for row in rows])
-        if votes:
-            insert_feedback(engine, [graded(row, worse, rng) for row in rows])
-        return rows
-
-    return sent
-
-
-def foreseen(row: dict[str, Any], name: str) -> float:
-    return float(row["scores"][row["llm"]][name])
-
-
-def answer(row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    factor = float(rng.lognormal(0, 0.3))
-    return {
-        "decision_id": row["id"],
-        "finished_at": datetime.now(UTC).isoformat(),
-        "llm": row["llm"],
-        "status": "answered",
-        "error": None,
-        "attempts": [],
-        "prompt_tokens": 20,
-        "response_tokens": round(foreseen(row, "response_tokens") * factor),
-        "cost_usd": foreseen(row, "cost_usd") * factor,
-        "first_token_seconds": 0.1,
-        "seconds": foreseen(row, "seconds") * factor,
-        "streamed": False,
-        "key_id": None,
-    }
-
-
-def graded(row: dict[str, Any], worse: float, rng: np.random.Generator) -> dict[str, Any]:
-    quality = np.clip(foreseen(row, "quality") - worse + rng.normal(0, 0.1), 0, 1)
-    return vote(row, satisfied=None, quality=float(quality), source=f"u{rng.integers(9)}")
+    return partial(log_decisions, engine, release, rng)
 
 
 def look(engine: Engine, release: Release, **more: Any) -> Any:

@@ -6,7 +6,7 @@ from flows.update_predictors import Errors, Refit
 
 
 def refit(on_feedback: Errors, on_test: Errors) -> Refit:
-    return Refit(None, 100, on_feedback, on_test)  # type: ignore[arg-type]
+    return Refit(None, 100, on_feedback, on_test, 0.0)  # type: ignore[arg-type]
 
 
 SAME = Errors(0.2, 0.2, 0.01)

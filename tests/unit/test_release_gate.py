@@ -8,6 +8,7 @@ from models.release_gate import (
     aged,
     agreement_check,
     gate_table,
+    latency_check,
     ratio_check,
     robustness_check,
     worth_check,
@@ -43,13 +44,19 @@ def test_choices_without_outcomes_judge_nothing(known):
     assert found.says
 
 
-def test_agreement_robustness_latency():
+def test_agreement_robustness_memory():
     assert agreement_check(list("aab"), list("aac"), "probes").passes
     assert agreement_check(list("abc"), list("xyc"), "probes").passes is False
     assert robustness_check(0.90, 0.92, {"case": 0.9}).passes
     assert robustness_check(0.80, 0.92, {"case": 0.8}).passes is False
-    assert ratio_check("routing", 5.0, 4.5, 1.25, "ms").passes
-    assert ratio_check("routing", 6.0, 4.5, 1.25, "ms").passes is False
+    assert ratio_check("memory", 5.0, 4.5, 1.25, "MiB").passes
+    assert ratio_check("memory", 6.0, 4.5, 1.25, "MiB").passes is False
+
+
+def test_a_busy_machine_is_not_taken_for_a_slow_release(rng):
+    champion = 0.005 * rng.lognormal(0, 0.5, 100)
+    assert latency_check(champion * rng.lognormal(0.1, 0.5, 100), champion).passes
+    assert latency_check(2 * champion * rng.lognormal(0, 0.2, 100), champion).passes is False
 
 
 def test_one_refusal_refuses_and_what_cannot_be_had_is_said():

@@ -1,0 +1,74 @@
+"""What a start of the flows does to deployments that the Prefect server knows."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.states import Running, Scheduled
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.deployments import Deployment
+from flows.serve import catch_up, find, runs, to_serve
+
+
+@flow(name="nothing")
+def nothing() -> None:
+    """Does nothing."""
+
+
+HOURLY = Deployment(nothing, "hourly", "Does nothing, hourly.", cron="0 * * * *")
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[SyncPrefectClient]:
+    with (
+        prefect_test_harness(server_startup_timeout=180),
+        get_client(sync_client=True) as opened,
+    ):
+        yield opened
+
+
+def start(client: SyncPrefectClient) -> None:
+    """As ``main`` does, up to serving."""
+    to_serve(HOURLY, find(client, HOURLY.full_name)).apply()
+
+
+def test_a_cron_changed_in_prefect_stays(client: SyncPrefectClient) -> None:
+    start(client)
+    found = find(client, HOURLY.full_name)
+    assert found is not None
+    assert [s.schedule.cron for s in found.schedules] == ["0 * * * *"]
+    assert found.global_concurrency_limit is not None
+    assert found.global_concurrency_limit.limit == 1
+    client.update_deployment_schedule(
+        found.id, found.schedules[0].id, active=False, schedule=CronSchedule(cron="5 4 * * *")
+    )
+    start(client)
+    found = find(client, HOURLY.full_name)
+    assert found is not None
+    assert [(s.schedule.cron, s.active) for s in found.schedules] == [("5 4 * * *", False)]
+
+
+def test_missed_runs_are_caught_up_once(client: SyncPrefectClient) -> None:
+    start(client)
+    found = find(client, HOURLY.full_name)
+    assert found is not None
+    made = [
+        client.create_flow_run_from_deployment(
+            found.id, state=Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours))
+        ).id
+        for hours in (3, 2, 1)
+    ]
+    running = client.create_flow_run_from_deployment(found.id, state=Running()).id
+    catch_up(client, found, alone=False)
+    states = [client.read_flow_run(run).state.type for run in (*made, running)]
+    assert states == [
+        StateType.CANCELLED, StateType.CANCELLED, StateType.SCHEDULED, StateType.RUNNING,
+    ]  # fmt: skip
+    catch_up(client, found, alone=True)
+    assert client.read_flow_run(running).state.type == StateType.CRASHED
+    assert runs(client, found, (StateType.RUNNING,)) == []
