@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.settings import Settings, read_settings
@@ -981,7 +982,8 @@ def drift_check(
     if found["report"]:
         console.print(f"report: {found['report']}", soft_wrap=True)
     for number, name, subject in found["alerts"]:
-        console.print(f"alert {number}: {name} {subject or ''}; mixllm alerts show {number}")
+        about = escape(subject or "")
+        console.print(f"alert {number}: {name} {about}; mixllm alerts show {number}")
 
 
 @drift.command("list")
@@ -1018,11 +1020,11 @@ def alerts_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] 
             str(row["id"]),
             row["raised_at"].strftime("%Y-%m-%d %H:%M:%S"),
             row["name"],
-            row["subject"] or "",
+            escape(row["subject"] or ""),
             row["release_version"],
             row["mode"],
             row["state"],
-            row["outcome"] or "",
+            escape(row["outcome"] or ""),
         )
     console.print(table)
 
@@ -1036,11 +1038,11 @@ def alerts_show(number: Annotated[int, typer.Argument(help="An alert.")]) -> Non
     engine = store()
     row = read_alert(engine, number)
     signal, kind = row["signal"], KINDS[row["name"]]
-    console.print(f"[bold]{kind.title}[/bold] {row['subject'] or ''}", highlight=False)
+    console.print(f"[bold]{kind.title}[/bold] {escape(row['subject'] or '')}", highlight=False)
     was = "" if signal["reference"] is None else f", was {signal['reference']:.4g}"
     p = "" if signal["p_value"] is None else f", p {signal['p_value']:.2g} (Holm)"
     console.print(
-        f"{signal['what']}: {signal['now']:.4g}{was}; effect {signal['effect']:.3g}, "
+        f"{escape(signal['what'])}: {signal['now']:.4g}{was}; effect {signal['effect']:.3g}, "
         f"at least {signal['threshold']:g} matters{p}; {signal['samples']} rows"
     )
     console.print(f"runbook: {kind.page(row['name'])}; repair: {kind.repair}, mode {row['mode']}")
@@ -1062,8 +1064,8 @@ def show_audit(rows: list[dict[str, Any]]) -> None:
             row["at"].strftime("%Y-%m-%d %H:%M:%S"),
             str(row["alert_id"] or ""),
             row["what"],
-            row["why"],
-            row["result"],
+            escape(row["why"]),
+            escape(row["result"]),
         )
     console.print(table)
 
@@ -1078,7 +1080,7 @@ def repair() -> None:
 
     found = mend()
     for number, outcome in found["closed"]:
-        console.print(f"alert {number}: {outcome}", soft_wrap=True)
+        console.print(f"alert {number}: {escape(outcome)}", soft_wrap=True)
     for number, _ in found["waiting"]:
         console.print(f"alert {number}: still open; mixllm alerts show {number}")
     if not found["closed"] and not found["waiting"]:

@@ -149,6 +149,7 @@ def challenger_lines(scene: Scene) -> list[str]:
         return []
     tags = scene.registry.tags(version)
     lines = [f"Release {version}, gate: {tags.get('gate.why', 'not judged')}."]
+    lines += tags.get("gate.figures", "").splitlines()
     manifest = read_manifest(scene.registry.fetch(version))
     found = shadow_summary(scene.engine, manifest.digest)
     return [*lines, found] if found else lines

@@ -63,6 +63,18 @@ class Verdict:
         told = f"refused for {', '.join(refused)}" if refused else "passes"
         return f"{told}; not to be had: {', '.join(unknown)}" if unknown else told
 
+    @property
+    def figures(self) -> str:
+        """Every figure, a line each."""
+        marks = {True: "passes", False: "refused", None: "not to be had"}
+
+        def line(c: Check) -> str:
+            numbers = [f"{v:.4g}" for v in (c.release, c.champion) if v is not None]
+            told = f": {' against '.join(numbers)}" if numbers else ""
+            return f"{c.name}{told}, {marks[c.passes]}{f' ({c.says})' if c.says else ''}"
+
+        return "\n".join(line(check) for check in self.checks)
+
     def record(self) -> dict[str, Any]:
         return {"verdict": self.word, "why": self.why, **asdict(self)}
 

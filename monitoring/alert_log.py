@@ -15,10 +15,12 @@ from monitoring.tables import alerts, audit
 OPEN, CLOSED = "open", "closed"
 
 
-def last_raised(connection: Connection) -> dict[tuple[str, str | None], datetime]:
-    """(alert, subject) → when it was raised last."""
-    statement = select(alerts.c.name, alerts.c.subject, func.max(alerts.c.raised_at)).group_by(
-        alerts.c.name, alerts.c.subject
+def last_raised(connection: Connection, release: str) -> dict[tuple[str, str | None], datetime]:
+    """(alert, subject) → when it was raised last about a release; a new one starts anew."""
+    statement = (
+        select(alerts.c.name, alerts.c.subject, func.max(alerts.c.raised_at))
+        .where(alerts.c.release_digest == release)
+        .group_by(alerts.c.name, alerts.c.subject)
     )
     return {(name, subject): at for name, subject, at in connection.execute(statement)}
 

@@ -108,7 +108,7 @@ def conclude(
     """Keep the window and raise its alerts. windows: reference and window."""
     window_id = keep(connection, found, version, windows[1], signals, held)
     before = [(s["alert"], s["subject"]) for s in (past[-1]["signals"] if past else ()) if s["lit"]]
-    new = raised(signals, before, last_raised(connection), rules, datetime.now(UTC))
+    new = raised(signals, before, last_raised(connection, found.release), rules, datetime.now(UTC))
     opened = {}
     for signal in new:
         # What a second window confirms began in the first.

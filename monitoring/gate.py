@@ -109,7 +109,12 @@ def judge_release(
         files = [Path(name) / "gate.json", Path(name) / "gate.md"]
         files[0].write_text(json.dumps(verdict.record(), indent=1) + "\n")
         files[1].write_text(gate_table(verdict) + "\n")
-        tags = {VERDICT_TAG: verdict.word, "gate.against": against, "gate.why": verdict.why}
+        tags = {
+            VERDICT_TAG: verdict.word,
+            "gate.against": against,
+            "gate.why": verdict.why,
+            "gate.figures": verdict.figures,
+        }
         registry.note_evaluation(version, "gate", files, tags)
     why = f"release {version} would take the place of {against}"
     note(engine, "judge release", why, verdict.why, alert_id, verdict.record())

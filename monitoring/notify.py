@@ -27,6 +27,7 @@ MAIL_PORT, MAIL_TLS_PORT = 587, 465
 
 def notify(settings: Settings, title: str, text: str, details: Mapping[str, Any]) -> list[str]:
     """Send to every configured channel; returns what became of each, a line a channel."""
+    title = " ".join(title.split())  # voters name themselves, and a header has one line
     told = []
     if settings.alert_webhook is not None:
         told.append(attempt("webhook", post, settings, title, text, details))

@@ -130,6 +130,18 @@ def test_mail_is_sent_to_all(tmp_path: Path, mailbox: tuple[Mailbox, int]) -> No
     assert box.logins == ["robot"]
 
 
+def test_a_title_of_several_lines_is_one_header(
+    tmp_path: Path, mailbox: tuple[Mailbox, int]
+) -> None:
+    box, port = mailbox
+    told = settings(
+        tmp_path, smtp_url=SecretStr(f"smtp://127.0.0.1:{port}"), alert_to="ann@example.org"
+    )
+    title = "Feedback is poisoned: u\nBcc: eve@example.org"
+    assert notify(told, title, "text", DETAILS) == ["mail sent"]
+    assert box.got[0][0] == ["ann@example.org"]
+
+
 def test_what_cannot_be_sent_is_said_and_the_other_channel_goes_on(
     tmp_path: Path, mailbox: tuple[Mailbox, int]
 ) -> None:

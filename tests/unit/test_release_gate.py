@@ -68,5 +68,8 @@ def test_one_refusal_refuses_and_what_cannot_be_had_is_said():
     assert passes.why == "passes; not to be had: off-policy gain"
     assert refused.word == "refused"
     assert refused.why == "refused for memory"
+    assert passes.figures == (
+        "worth: 1 against 1, passes\noff-policy gain, not to be had (the log cannot tell)"
+    )
     assert "| memory | 1 | 9 |" in gate_table(refused)
     assert refused.record()["checks"][1]["name"] == "memory"
