@@ -35,6 +35,7 @@ from models.release import change_release
 from models.signals import Signal
 from models.tags import KeyphraseTagger
 from monitoring.alert_log import close_alert, list_alerts, note, read_audit
+from monitoring.drift import read_window_row
 from monitoring.graded import last_vote_before
 from monitoring.learner import leave_out, rebuild, roll_back
 from monitoring.locks import exclusive
@@ -246,13 +247,14 @@ def recluster(case: Case) -> Made:
         change = f"alert {case.number}: domain {name!r} of {len(queries.embeddings)} queries"
         new: str = register_change(changed, version, change, None, case.scene.settings)
     case.note("recluster", change, f"release {new}")
-    says = f"domain {name!r} of {len(queries.embeddings)} queries"
+    says, state = f"domain {name!r} of {len(queries.embeddings)} queries", None
     if case.scene.settings.data is not None:
         refits = update_predictors(case.data, new, LEAST_IN_DOMAIN)
         if refits["version"] is not None:
-            new = refits["version"]
+            new, state = refits["version"], refits["state"]
             says += f", refitted {', '.join(refits['refitted'])}"
-    state = case.settle(new)
+    if state is None or (case.acts and state == "challenger"):
+        state = case.settle(new)
     return Made(f"release {new}, {state}: {says}", new, state)
 
 
@@ -281,19 +283,21 @@ def raise_beta(case: Case) -> Made:
 
 def rollback_policy(case: Case) -> Made:
     """Go back to the newest good policy state from before the window."""
-    release, raised = case.row["release_digest"], case.row["raised_at"]
+    engine, release = case.scene.engine, case.row["release_digest"]
+    if "refused" in case.signal.what:
+        return Made("the last good policy state serves already")
+    begun = read_window_row(engine, case.row["window_id"])["started_at"]
     good = [
-        row
-        for row in list_states(case.scene.engine, release)
-        if row["refused"] is None and row["created_at"] < raised
+        row["version"]
+        for row in list_states(engine, release)
+        if row["refused"] is None and row["created_at"] < begun
     ]
-    # The newest may be what is wrong: half of what was kept lies before it.
-    target = good[len(good) // 2]["version"] if good else None
-    if target is None:
-        return Made("no older policy state to go back to")
+    if not good:
+        return Made("no policy state from before the window is left to go back to")
+    target = good[0]
     if not case.acts:
         return Made(f"proposed: mixllm policy rollback {target}")
-    made = roll_back(case.scene.engine, target, f"alert {case.number}")
+    made = roll_back(engine, target, f"alert {case.number}")
     return Made(f"policy state {made} is state {target} again")
 
 

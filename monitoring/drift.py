@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Engine, insert, select, text, update
 
 from models.alerts import Rules, raised
+from models.errors import StoreError
 from models.manifest import Manifest
 from models.signals import Signal, find_signals, poisoned, stale, unstable
 from models.windows import Window, figures
@@ -231,6 +232,16 @@ def list_windows(engine: Engine, most: int = 50) -> list[dict[str, Any]]:
     statement = select(drift_windows).order_by(drift_windows.c.id.desc()).limit(most)
     with engine.connect() as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def read_window_row(engine: Engine, window_id: int) -> dict[str, Any]:
+    """One window as it was kept. Raises StoreError."""
+    statement = select(drift_windows).where(drift_windows.c.id == window_id)
+    with engine.connect() as connection:
+        row = connection.execute(statement).mappings().first()
+    if row is None:
+        raise StoreError(f"no drift window {window_id}; see: mixllm drift list")
+    return dict(row)
 
 
 def set_report(engine: Engine, window_id: int, address: str) -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from prefect.testing.utilities import prefect_test_harness
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, select, update
 
 from flows.check_drift import Scene, check_drift_flow
 from flows.clean_up import clean_up
@@ -20,13 +21,14 @@ from models.evaluation_set import EvaluationSet, write_evaluation_set
 from models.manifest import read_manifest
 from models.predictors import Predictor
 from models.release import Release, change_release
-from monitoring.alert_log import list_alerts, read_audit
+from models.signals import Signal
+from monitoring.alert_log import list_alerts, open_alert, read_audit
 from monitoring.drift import list_windows
 from monitoring.feedback import insert_feedback
 from monitoring.learner import learn
 from monitoring.policy_states import list_states
 from monitoring.releases import insert_releases, release_row
-from monitoring.tables import answers
+from monitoring.tables import answers, policy_states
 from votes import subject_of, vote
 
 
@@ -206,6 +208,46 @@ def test_a_lying_voter_is_left_out_in_mode_act(platform: Platform) -> None:
     assert (newest["reason"], newest["statistics"]["held"]) == ("rebuilt", 0)
     assert newest["statistics"]["applied"] == 240
     assert check_drift_flow(force=True)["alerts"] == []
+
+
+def test_an_unstable_policy_state_is_rolled_back_in_mode_act(platform: Platform) -> None:
+    platform.rules.write_text("learning-unstable: {mode: act}\n")
+    platform.send(300)
+    learn(platform.engine, subject_of(platform.release))
+    good = list_states(platform.engine)[0]["version"]
+    platform.send(100)
+    learn(platform.engine, subject_of(platform.release))
+    wild = list_states(platform.engine)[0]["version"]
+    with platform.engine.begin() as connection:
+        newest = policy_states.c.version == wild
+        row = connection.execute(select(policy_states).where(newest)).mappings().one()
+        told = row["statistics"]
+        next(iter(told["candidates"].values()))["norm"] = 99.0
+        connection.execute(update(policy_states).where(newest).values(statistics=told))
+        # The look begins at the second hundred, which the good state had not seen.
+        early = policy_states.c.version == good
+        before = {"created_at": datetime(2020, 1, 1, tzinfo=UTC)}
+        connection.execute(update(policy_states).where(early).values(before))
+    found = check_drift_flow(force=True)
+    assert "learning-unstable" in [a[1] for a in found["alerts"]]
+    repair()
+    newest_state = list_states(platform.engine)[0]
+    assert newest_state["reason"].startswith(f"rolled back to {good}: alert ")
+
+
+def test_a_cascade_raises_beta_and_what_only_people_can_mend_is_told(platform: Platform) -> None:
+    platform.send(10)
+    release = (platform.release.digest, "1")
+    with platform.engine.begin() as connection:
+        for name in ("latency-cascade", "cost-above-forecast"):
+            signal = Signal(name, None, "x", 0.1, 0.9, 0.8, 0.15, 1e-9, 100, True)
+            open_alert(connection, signal, "propose", 1, 0, release)
+    cascade, dear = (text for _, text in repair()["closed"])
+    assert dear == "people were told; nothing is repaired by itself"
+    version = platform.alias(CHALLENGER)
+    assert version is not None, cascade
+    manifest = read_manifest(platform.scene.registry.fetch(version))
+    assert manifest.defaults.beta == 2 * platform.release.manifest.defaults.beta
 
 
 def test_an_alert_ends_the_canary(platform: Platform) -> None:
