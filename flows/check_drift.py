@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from prefect import flow, get_run_logger, task
@@ -21,7 +22,7 @@ from models.alerts import KINDS, Rules, read_rules
 from models.errors import NoRelease
 from models.manifest import read_manifest
 from models.signals import Signal
-from monitoring.alert_log import note
+from monitoring.alert_log import list_alerts, note
 from monitoring.drift import Checked, Sizes, check_canary, check_drift, set_report, waiting
 from monitoring.drift_report import Page, write_report
 from monitoring.notify import notify
@@ -29,6 +30,9 @@ from monitoring.schema import open_store
 from monitoring.shadows import shadow_summary
 
 DEPLOYMENT: Final = "check-drift/drift"
+REPAIR: Final = "repair/repair"
+# By then an alert's event has started its repair, or will not.
+EVENT_TIME: Final = timedelta(seconds=60)
 LOOK_SECONDS: Final = 10.0
 LATE_SECONDS: Final = 120.0
 EVENT: Final = "mixllm.alert.raised"
@@ -234,21 +238,39 @@ def return_canary(scene: Scene, checked: Checked) -> None:
     get_run_logger().warning("%s; %s", why, result)
 
 
+class Watch:
+    """Starts deployments for what waits: a full window, an alert whose event came to nothing."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self._window, self._asked_at = -1, 0.0
+        self._alerts: set[int] = set()
+
+    def look(self) -> None:
+        """Once. A window is asked for again only late, an alert only once: the schedule has the rest."""
+        version = self.scene.registry.alias(CHAMPION)
+        if version is None:
+            return
+        release = read_manifest(self.scene.registry.fetch(version)).digest
+        full, after = waiting(self.scene.engine, release, self.scene.sizes)
+        late = time.monotonic() - self._asked_at > LATE_SECONDS
+        if full and (after != self._window or late):
+            run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
+            self._asked_at, self._window = time.monotonic(), after
+        before = datetime.now(UTC) - EVENT_TIME
+        rows = list_alerts(self.scene.engine, only_open=True)
+        missed = {row["id"] for row in rows if row["raised_at"] < before} - self._alerts
+        if missed:
+            run_deployment(REPAIR, timeout=0, as_subflow=False)
+            self._alerts |= missed
+
+
 def watch_decisions(settings: Settings, stop: threading.Event) -> None:
-    """Start the flow's deployment when a window is full; again only once that is done, or late."""
-    scene: Scene | None = None
-    asked_at, asked = 0.0, -1
+    """Look every few seconds until stop is set."""
+    watch: Watch | None = None
     while not stop.wait(LOOK_SECONDS):
         try:
-            scene = scene or Scene.open()
-            version = scene.registry.alias(CHAMPION)
-            if version is None:
-                continue
-            release = read_manifest(scene.registry.fetch(version)).digest
-            full, after = waiting(scene.engine, release, scene.sizes)
-            if full and (after != asked or time.monotonic() - asked_at > LATE_SECONDS):
-                run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
-                asked_at, asked = time.monotonic(), after
+            watch = watch or Watch(Scene.open())
+            watch.look()
         except Exception as error:  # Postgres, MLflow or Prefect is away: the next look tries again
             print(f"drift: {error}", flush=True)
-            scene = None

@@ -43,7 +43,6 @@ from monitoring.notify import notify
 from monitoring.policy_states import list_states
 from monitoring.unseen_queries import unseen_queries
 
-DEPLOYMENT: Final = "repair/repair"
 # Answers since the drift began that a predictor is moved by, and of these what judges it.
 LEAST_ANSWERS: Final = 20
 HELD_OUT: Final = 0.25
