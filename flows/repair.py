@@ -141,6 +141,8 @@ def mend(case: Case) -> str | None:
         tell(case, "tell people", "", {})
     if row["mode"] == "observe":
         return close(case, "observed")
+    if row["release_digest"] != case.base()[2].digest:
+        return close(case, f"release {row['release_version']} is not champion: nothing to mend")
     name = KINDS[row["name"]].repair
     try:
         made = REPAIRS[name](case)
@@ -189,6 +191,8 @@ def refit(case: Case) -> Made:
             return Made(f"{name} is no candidate of release {version} any more")
         after = last_vote_before(case.scene.engine, case.row["since_position"])
         found, report = recalibrate(case, name, folder, manifest, after)
+        if not found.passes:
+            return Made(f"{name}: moved, its predictor errs no less; nothing was made")
         new = register_refit(case, folder, version, found, report)
     shift = case.signal.now - (case.signal.reference or 0.0)
     moved = {name: shift} if "quality" in case.signal.what else {}

@@ -250,6 +250,16 @@ def test_a_cascade_raises_beta_and_what_only_people_can_mend_is_told(platform: P
     assert manifest.defaults.beta == 2 * platform.release.manifest.defaults.beta
 
 
+def test_an_alert_about_another_release_than_the_champion_mends_nothing(
+    platform: Platform,
+) -> None:
+    with platform.engine.begin() as connection:
+        signal = Signal("latency-cascade", None, "x", 0.1, 0.9, 0.8, 0.15, 1e-9, 100, True)
+        open_alert(connection, signal, "act", 1, 0, ("another", "7"))
+    assert repair()["closed"] == [[1, "release 7 is not champion: nothing to mend"]]
+    assert platform.alias(CHALLENGER) is None
+
+
 def test_an_alert_ends_the_canary(platform: Platform) -> None:
     registry = platform.scene.registry
     folder, reports = registry.home / "other", registry.home / "none"
