@@ -35,6 +35,7 @@ REPAIR: Final = "repair/repair"
 EVENT_TIME: Final = timedelta(seconds=60)
 LOOK_SECONDS: Final = 10.0
 LATE_SECONDS: Final = 120.0
+NO_CHAMPION: Final = "no release is champion yet: mixllm train --data DIR --promote"
 EVENT: Final = "mixllm.alert.raised"
 
 
@@ -58,7 +59,7 @@ class Scene:
         """Its version. Raises NoRelease."""
         found = self.registry.alias(CHAMPION)
         if found is None:
-            raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+            raise NoRelease(NO_CHAMPION)
         return found
 
     @property
@@ -89,16 +90,18 @@ def check_drift_flow(force: bool = False) -> dict[str, Any]:
     force: however little has come. Returns {"said", "window", "lit", "alerts", "report"}.
     """
     scene = Scene.open()
-    champion, canary = scene.champion, scene.registry.canary()
+    champion, canary = scene.registry.alias(CHAMPION), scene.registry.canary()
+    if champion is None:  # a stack that is new yet: no failure, every half an hour
+        return nothing(NO_CHAMPION)
     if canary is not None and canary.version != champion:
         checked = look_at_canary(scene, canary.version, champion)
         get_run_logger().info("canary, release %s: %s", canary.version, checked.said)
         if checked.window_id is not None:
             follow_up(scene, canary.version, checked)
     checked = look(scene, champion, force)
-    get_run_logger().info("release %s: %s", champion, checked.said)
     if checked.window_id is None:
-        return {"said": checked.said, "window": None, "lit": [], "alerts": [], "report": None}
+        return nothing(checked.said)
+    get_run_logger().info("release %s: %s", champion, checked.said)
     address: str = follow_up(scene, champion, checked)
     return {
         "said": checked.said,
@@ -107,6 +110,12 @@ def check_drift_flow(force: bool = False) -> dict[str, Any]:
         "alerts": [[number, *s.key] for number, s in (checked.alerts or {}).items()],
         "report": address,
     }
+
+
+def nothing(said: str) -> dict[str, Any]:
+    """What the flow returns where there was no window to look at."""
+    get_run_logger().info("%s", said)
+    return {"said": said, "window": None, "lit": [], "alerts": [], "report": None}
 
 
 def follow_up(scene: Scene, version: str, checked: Checked) -> str:

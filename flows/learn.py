@@ -55,7 +55,11 @@ def learn_votes(settings: Settings) -> Learned:
 @flow(name="learn-from-feedback", validate_parameters=False)
 def learn_from_feedback() -> dict[str, Any]:
     """Teach the champion's policy state. Returns {"version", "votes", "statistics"}."""
-    learned = learn_votes(read_settings())
+    settings = read_settings()
+    if Registry(settings.registry_uri, settings.home / "registry").alias(CHAMPION) is None:
+        get_run_logger().info("no release is champion yet: there is nothing to teach")
+        return {"version": None, "votes": 0, "statistics": {}}
+    learned = learn_votes(settings)
     statistics = learned.state.statistics()
     if learned.votes:
         create_markdown_artifact(key="policy-state", markdown=report(learned))

@@ -9,7 +9,8 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.check_drift import Scene
+from flows.check_drift import NO_CHAMPION, Scene
+from infra.registry import CHAMPION
 from models.errors import MixLLMError
 from models.release import Release
 from monitoring.alert_log import note
@@ -55,7 +56,10 @@ def probe_service(scene: Scene, version: str) -> dict[str, str]:
 def probe() -> dict[str, str]:
     """Probe release and service; what is wrong is told to people. Returns check → what is wrong."""
     scene = Scene.open()
-    version = scene.champion
+    version = scene.registry.alias(CHAMPION)
+    if version is None:
+        get_run_logger().info(NO_CHAMPION)
+        return {}
     found = {"stored queries": probe_release(scene, version), **probe_service(scene, version)}
     rows: list[dict[str, Any]] = [{"check": n, "found": w or "well"} for n, w in found.items()]
     create_table_artifact(key="probe", table=rows)

@@ -13,8 +13,12 @@ from sqlalchemy import Engine, select, update
 
 from flows.check_drift import Scene, check_drift_flow
 from flows.clean_up import clean_up
+from flows.learn import learn_from_feedback
+from flows.probe import probe
 from flows.repair import repair
+from flows.retrain import retrain_configured
 from infra.registry import CHALLENGER, CHAMPION, ROUTER, Canary
+from infra.stack import free_loopback_port
 from logs import log_decisions
 from models.domains import Domains
 from models.evaluation_set import EvaluationSet, write_evaluation_set
@@ -70,6 +74,7 @@ def platform(
     rules = tmp_path / "alerts.yaml"
     rules.write_text("{}")
     for name, value in {
+        "PORT": free_loopback_port(),
         "HOME": tmp_path / "home",
         "DATABASE_URL": empty_database,
         "DATA": tmp_path / "data",
@@ -97,6 +102,26 @@ def drifted(platform: Platform) -> str:
     found = check_drift_flow()
     assert ("predictor-drift", llm) in {tuple(a[1:]) for a in found["alerts"]}
     return llm
+
+
+def test_without_a_champion_what_is_scheduled_does_nothing(
+    tmp_path: Path, empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXLLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MIXLLM_DATABASE_URL", empty_database)
+    assert check_drift_flow()["said"].startswith("no release is champion yet")
+    assert learn_from_feedback()["votes"] == 0
+    assert probe() == {}
+    assert repair() == {"closed": [], "waiting": []}
+    assert sum(clean_up().values()) == 0
+    assert retrain_configured() is None
+
+
+def test_a_probe_says_what_is_wrong(platform: Platform) -> None:
+    found = probe()
+    assert found["stored queries"] == ""
+    assert "127.0.0.1" in found["answers"], "no service runs here"
+    assert read_audit(platform.engine)[0]["why"].startswith("a probe failed: answers: ")
 
 
 def test_a_drifted_llm_is_refitted_to_a_challenger(platform: Platform) -> None:
