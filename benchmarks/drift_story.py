@@ -283,7 +283,11 @@ class Story:
         said = None
         version = self.registry.alias(CHALLENGER)
         if version is not None:
+            time.sleep(2 * self.settings.poll_seconds)  # by now it decides in shadow
+            traffic.send(self.draw(self.options.window // 2, strange))
+            time.sleep(3.0)
             said = self.shadow(version)
+            say(f"  {said}")
         promoted = self.promote_challenger()
         if promoted is None:
             return {"promoted": None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from models.predictors import Predictor
 from models.refitting import recalibrated
 from models.release import change_release
 from models.signals import Signal
-from models.tags import KeyphraseTagger
+from models.tags import FORMS, KeyphraseTagger
 from monitoring.alert_log import close_alert, list_alerts, note, read_audit
 from monitoring.drift import read_window_row
 from monitoring.graded import last_vote_before
@@ -49,6 +50,8 @@ HELD_OUT: Final = 0.25
 # Queries that make a domain, and graded answers from it that a predictor is refitted by.
 LEAST_QUERIES: Final = 30
 LEAST_IN_DOMAIN: Final = 30
+# Phrases that name a new domain.
+NAMED_BY: Final = 3
 BETA_FACTOR: Final = 2.0
 # A repair that fails is tried so often.
 ATTEMPTS: Final = 3
@@ -242,7 +245,7 @@ def recluster(case: Case) -> Made:
         raise NotYet(
             f"{len(queries.embeddings)} queries of no known domain, {LEAST_QUERIES} needed"
         )
-    name = name_of(queries.texts)
+    name = name_of(queries.texts, queries.others)
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary) / "release"
         domains = Domains.load(folder / manifest.domains.folder)
@@ -261,13 +264,22 @@ def recluster(case: Case) -> Made:
     return Made(f"release {new}, {state}: {says}", new, state)
 
 
-def name_of(texts: list[str]) -> str:
-    """What the queries are about, where their texts are kept."""
+def name_of(texts: list[str], others: list[str]) -> str:
+    """What the queries are about, where their texts are kept: the phrases that are most commoner among
+    them than among others, as the domains of the training are named."""
     if not texts:
         return "new"
-    tags = [tag for found in KeyphraseTagger().fit(texts).tag(texts) for tag in found]
-    names, counts = np.unique(np.array(tags or ["new"], dtype=object), return_counts=True)
-    return str(names[int(np.argmax(counts))])
+    tagger = KeyphraseTagger(most=1.0).fit([*texts, *others])
+
+    def shares(queries: list[str]) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for tags in tagger.tag(queries):
+            found.update({tag: 1 / len(queries) for tag in {*tags} - {*FORMS}})
+        return found
+
+    mine = shares(texts)
+    mine.subtract(shares(others) if others else {})
+    return ", ".join(tag for tag, _ in mine.most_common(NAMED_BY)) or "new"
 
 
 def raise_beta(case: Case) -> Made:
