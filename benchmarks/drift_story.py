@@ -49,6 +49,8 @@ CLIENTS: Final = 8
 USERS: Final = 20
 LIARS: Final = 4
 VOTES: Final = 0.7
+# Windows that the liars are watched for after the first was flagged.
+MORE: Final = 8
 PATIENCE: Final = 150.0
 WORSE_BY: Final = 0.7
 
@@ -292,7 +294,7 @@ class Story:
         if promoted is None:
             return {"promoted": None}
         windows = [self.window(traffic, strange) for _ in range(2)]
-        return {"promoted": promoted, "in shadow": said, "windows": windows}
+        return {"promoted": promoted, "in shadow": said, "windows after": windows}
 
     def shadow(self, version: str) -> str | None:
         return shadow_summary(self.engine, read_manifest(self.registry.fetch(version)).digest)
@@ -359,8 +361,12 @@ class Story:
         say(f"(e) {LIARS} of {USERS} users lie: {', '.join(sorted(traffic.liars))}")
         known = {row["id"] for row in list_alerts(self.engine)}
         found = self.until_alert(traffic, "feedback-poisoned", strange=0.5)
-        found["more windows"] = [self.window(traffic, 0.5) for _ in range(2)]
-        held = list_states(self.engine)[0]["statistics"]["held_voters"]
+        found["more windows"] = []
+        while True:
+            found["more windows"].append(self.window(traffic, 0.5))
+            held = list_states(self.engine)[0]["statistics"]["held_voters"]
+            if len(held) >= LIARS or len(found["more windows"]) >= MORE:
+                break
         alerts = [r for r in list_alerts(self.engine) if r["id"] not in known]
         return found | {
             "liars": sorted(traffic.liars),

@@ -23,7 +23,15 @@ from models.errors import NoRelease
 from models.manifest import read_manifest
 from models.signals import Signal
 from monitoring.alert_log import list_alerts, note
-from monitoring.drift import Checked, Sizes, check_canary, check_drift, set_report, waiting
+from monitoring.drift import (
+    Checked,
+    Sizes,
+    check_canary,
+    check_drift,
+    set_report,
+    unreported,
+    waiting,
+)
 from monitoring.drift_report import Page, write_report
 from monitoring.notify import notify
 from monitoring.schema import open_store
@@ -98,6 +106,10 @@ def check_drift_flow(force: bool = False) -> dict[str, Any]:
         get_run_logger().info("canary, release %s: %s", canary.version, checked.said)
         if checked.window_id is not None:
             follow_up(scene, canary.version, checked)
+    manifest = read_manifest(scene.registry.fetch(champion))
+    for missed in unreported(scene.engine, manifest, scene.sizes):
+        get_run_logger().warning("%s", missed.said)
+        report(scene, champion, missed)
     checked = look(scene, champion, force)
     if checked.window_id is None:
         return nothing(checked.said)

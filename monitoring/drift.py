@@ -16,7 +16,7 @@ from models.signals import Signal, find_signals, poisoned, stale, unstable
 from models.windows import Window, figures
 from monitoring.alert_log import last_raised, open_alert
 from monitoring.policy_states import list_states
-from monitoring.tables import drift_windows
+from monitoring.tables import alerts, drift_windows
 from monitoring.window_rows import (
     Span,
     count_of,
@@ -120,6 +120,36 @@ def conclude(
     lit = sum(s.lit for s in signals)
     said = f"{found.decisions} decisions, {lit} signals lit, {len(opened)} alerts raised"
     return Checked(said, window_id, found, *windows, signals, past, opened)
+
+
+def unreported(engine: Engine, manifest: Manifest, sizes: Sizes) -> list[Checked]:
+    """A release's windows whose look died before its report was written, read again."""
+    release, found = manifest.digest, []
+    with engine.connect() as connection:
+        past = read_past(connection, release)
+        first = first_span(connection, release, sizes.reference)
+        for number, row in enumerate(past):
+            if row["report"] is not None or first is None:
+                continue
+            stretch = span(connection, release, row["after"], row["upto"])
+            if stretch is None:  # its decisions were pruned since
+                continue
+            raised_then = select(alerts.c.id, alerts.c.signal).where(
+                alerts.c.window_id == row["id"]
+            )
+            found.append(
+                Checked(
+                    f"window {row['id']}, whose report was never written",
+                    row["id"],
+                    stretch,
+                    read_window(connection, first, manifest.catalog),
+                    read_window(connection, stretch, manifest.catalog),
+                    [Signal(**signal) for signal in row["signals"]],
+                    past[:number],
+                    {i: Signal(**signal) for i, signal in connection.execute(raised_then)},
+                )
+            )
+    return found
 
 
 def check_canary(

@@ -311,6 +311,19 @@ def test_the_report_is_on_the_release_and_in_the_table(platform: Platform) -> No
     assert Path(found["report"].removeprefix("file://")).is_file()
 
 
+def test_a_report_whose_flow_died_is_written_by_the_next(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform.send(300, unseen=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.check_drift.follow_up", lambda *_: "")
+        check_drift_flow()
+    assert list_windows(platform.engine)[0]["report"] is None
+    assert check_drift_flow()["window"] is None, "nothing new has come"
+    (row,) = list_windows(platform.engine)
+    assert Path(row["report"].removeprefix("file://")).is_file()
+
+
 def test_clean_up_keeps_what_a_release_is_held_against(platform: Platform) -> None:
     old = "2020-01-01T00:00:00+00:00"
     platform.send(150, votes=False, decided_at=old)
