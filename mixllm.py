@@ -991,8 +991,11 @@ def drift_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] =
     """The windows looked at, with their reports."""
     from monitoring.drift import list_windows
 
-    table = Table("window", "release", "until", "decisions", "lit", "report")
-    for row in list_windows(store(), most):
+    table, rows = (
+        Table("window", "release", "until", "decisions", "lit"),
+        list_windows(store(), most),
+    )
+    for row in rows:
         lit = sorted({s["alert"] for s in row["signals"] if s["lit"]})
         table.add_row(
             str(row["id"]),
@@ -1000,9 +1003,10 @@ def drift_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] =
             row["ended_at"].strftime("%Y-%m-%d %H:%M:%S"),
             str(row["decisions"]),
             ", ".join(lit),
-            row["report"] or "",
         )
     console.print(table)
+    for row in rows:  # addresses are for copying: never folded
+        console.print(f"report {row['id']}: {row['report'] or 'not yet'}", soft_wrap=True)
 
 
 alerts_app = typer.Typer(help="Alerts: what was raised, and what was done about it.")

@@ -77,7 +77,7 @@ def check_drift(
         if first is None:
             have = count_of(connection, release, sizes.reference)
             return Checked(f"gathering the reference: {have} of {sizes.reference} decisions")
-        past = read_past(connection, release)
+        past = read_past(connection, release, first.upto)
         after = past[-1]["upto"] if past else first.upto
         found = span(connection, release, after)
         if found is None or not (force or due(found, sizes.window)):
@@ -126,10 +126,12 @@ def unreported(engine: Engine, manifest: Manifest, sizes: Sizes) -> list[Checked
     """A release's windows whose look died before its report was written, read again."""
     release, found = manifest.digest, []
     with engine.connect() as connection:
-        past = read_past(connection, release)
         first = first_span(connection, release, sizes.reference)
+        if first is None:
+            return []
+        past = read_past(connection, release, first.upto)
         for number, row in enumerate(past):
-            if row["report"] is not None or first is None:
+            if row["report"] is not None:
                 continue
             stretch = span(connection, release, row["after"], row["upto"])
             if stretch is None:  # its decisions were pruned since
@@ -182,14 +184,11 @@ def check_canary(
 def waiting(engine: Engine, release: str, sizes: Sizes) -> tuple[bool, int]:
     """(whether a look would find a window, the position that it would begin after)."""
     with engine.connect() as connection:
-        past = read_past(connection, release, most=1)
-        if past:
-            after = past[-1]["upto"]
-        else:
-            first = first_span(connection, release, sizes.reference)
-            if first is None:
-                return False, 0
-            after = first.upto
+        first = first_span(connection, release, sizes.reference)
+        if first is None:
+            return False, 0
+        past = read_past(connection, release, first.upto, most=1)
+        after = past[-1]["upto"] if past else first.upto
         found = span(connection, release, after)
         return found is not None and due(found, sizes.window), after
 
@@ -246,11 +245,14 @@ def keep(
     return int(connection.execute(made).scalar_one())
 
 
-def read_past(connection: Connection, release: str, most: int = 50) -> list[dict[str, Any]]:
-    """A release's windows, the oldest of the newest first."""
+def read_past(
+    connection: Connection, release: str, since: int = 0, most: int = 50
+) -> list[dict[str, Any]]:
+    """A release's windows from a position on, the oldest of the newest first. A champion's begin after
+    its reference: those before were a canary's."""
     ours = (
         select(drift_windows)
-        .where(drift_windows.c.release_digest == release)
+        .where(drift_windows.c.release_digest == release, drift_windows.c.after >= since)
         .order_by(drift_windows.c.upto.desc())
         .limit(most)
     )
