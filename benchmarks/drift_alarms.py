@@ -65,8 +65,7 @@ class World:
 def world(data: Path, home: Path, subject: str) -> World:
     settings = Settings(home=home)
     registry = Registry(settings.registry_uri, home / "registry")
-    version = registry.alias(CHAMPION)
-    if version is None:
+    if registry.alias(CHAMPION) is None:
         raise SystemExit(f"{home} has no champion: benchmarks.drift_story --parts a makes one")
     folder = registry.fetch("1")
     manifest = read_manifest(folder)

@@ -49,7 +49,7 @@ EVENT: Final = "mixllm.alert.raised"
 
 @dataclass(frozen=True)
 class Scene:
-    """What a look needs. version: the champion's, or a canary's."""
+    """What flows that watch and mend stand on."""
 
     settings: Settings
     registry: Registry

@@ -14,7 +14,6 @@ from typing import Any, Final, Literal
 import numpy as np
 from scipy import stats
 
-from models.errors import nearest
 from models.windows import Window, delay, residuals
 
 # The chance that a window without drift lights anything at all, by the tests.
@@ -344,10 +343,3 @@ def poisoned(held: Sequence[str], known: Sequence[str], threshold: float) -> Ite
     for voter in sorted(set(held) - set(known)):
         what = "votes against what all others say: held"
         yield Signal("feedback-poisoned", voter, what, 0.0, 1.0, 1.0, threshold, None, 1, True)
-
-
-def check_name(name: str) -> str:
-    """Raises ValueError for what is no alert."""
-    if name not in THRESHOLDS:
-        raise ValueError(f"no alert {name!r}; {nearest(name, THRESHOLDS)}")
-    return name
