@@ -156,10 +156,10 @@ def report(scene: Scene, version: str, checked: Checked) -> str:
         scene.rules,
         challenger_lines(scene),
     )
-    write_report(page, file, scene.settings.home / "evidently")
+    files = write_report(page, file, scene.settings.home / "evidently")
     lit = ", ".join(sorted({s.alert for s in checked.signals if s.lit})) or "nothing"
     tags = {"drift.last": f"window {checked.window_id}: {lit}"}
-    scene.registry.note_evaluation(version, "drift", [file], tags)
+    scene.registry.note_evaluation(version, "drift", files, tags)
     address = scene.registry.artifact_page(version, f"drift/{file.name}") or file.as_uri()
     set_report(scene.engine, checked.window_id or 0, address)
     create_link_artifact(link=address, link_text=f"drift report: {page.title}", key="drift-report")

@@ -45,15 +45,26 @@ class Page:
     verdicts: Sequence[str] = ()
 
 
-def write_report(page: Page, file: Path, workspace: Path) -> None:
-    """Write the page, and add Evidently's part of it to the workspace."""
+def write_report(page: Page, file: Path, workspace: Path) -> list[Path]:
+    """Write the page, and one of it with Evidently's below (whose 5 MiB MLflow's pages do not show); add
+    Evidently's to the workspace. Returns both files."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    whole = whole_page(file)
     snapshot, left_out = compare(page.reference, page.window, page.title)
-    snapshot.save_html(str(file))
-    whole = file.read_text()
-    head, tag, rest = whole.partition("<body>")
-    file.write_text(f"{head}{tag}\n{summary(page, left_out)}\n{rest}")
+    snapshot.save_html(str(whole))
+    told = summary(page, left_out)
+    head, tag, rest = whole.read_text().partition("<body>")
+    heading = '<div class="mixllm"><h2>Evidently: every column\'s distribution</h2></div>'
+    whole.write_text(f"{head}{tag}\n{told}\n{heading}\n{rest}")
+    link = f'<div class="mixllm"><p>Every column: <a href="{whole.name}">{whole.name}</a></p></div>'
+    file.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>\n{told}\n{link}\n</body>\n')
     project(workspace, page.title, snapshot)
+    return [file, whole]
+
+
+def whole_page(file: Path) -> Path:
+    """Where the page with Evidently's part lies, beside the page."""
+    return file.with_stem(f"{file.stem}-evidently")
 
 
 def compare(reference: Window, window: Window, name: str) -> tuple[Any, list[str]]:
@@ -204,7 +215,7 @@ def summary(page: Page, left_out: Sequence[str]) -> str:
     if new:
         notes.append(f"Never chosen in the reference, so not compared: {', '.join(new)}.")
     parts += [f'<p class="quiet">{html.escape(note)}</p>' for note in notes]
-    parts.append("<h2>Evidently: every column's distribution</h2></div>")
+    parts.append("</div>")
     return "\n".join(parts)
 
 

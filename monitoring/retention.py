@@ -13,6 +13,7 @@ from infra.registry import ALIASES, Registry
 from infra.settings import Settings
 from models.manifest import read_manifest
 from monitoring.alert_log import note
+from monitoring.drift_report import whole_page
 from monitoring.tables import answers, decisions, drift_windows, feedback, policy_states, shadows
 
 BATCH: Final = 20_000
@@ -114,8 +115,10 @@ def remove_reports(engine: Engine, registry: Registry, home: Path, old: datetime
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(where)).all()
     for window, version in rows:
-        (home / "drift" / f"window-{window}.html").unlink(missing_ok=True)
-        registry.remove_file(version, f"drift/window-{window}.html")
+        page = home / "drift" / f"window-{window}.html"
+        for file in (page, whole_page(page)):
+            file.unlink(missing_ok=True)
+            registry.remove_file(version, f"drift/{file.name}")
     for file in (home / "evidently").glob("*/snapshots/*.json"):
         if file.stat().st_mtime < old.timestamp():
             file.unlink()

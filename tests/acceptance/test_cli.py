@@ -311,9 +311,7 @@ def look_for_drift(data: Path, home: Path, ports: dict[str, str], simulated: Eva
     assert (home / "drift" / "window-1.html").is_file()
     client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
     version = client.get_model_version("mixllm-router", "5")
-    assert [f.path for f in client.list_artifacts(version.run_id, "drift")] == [
-        "drift/window-1.html"
-    ]
+    assert "drift/window-1.html" in {f.path for f in client.list_artifacts(version.run_id, "drift")}
     assert version.tags["drift.last"].startswith("window 1: ")
     evidently = f"http://127.0.0.1:{ports['MIXLLM_EVIDENTLY_PORT']}"
     projects = httpx.get(f"{evidently}/api/projects").json()

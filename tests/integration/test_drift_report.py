@@ -21,7 +21,12 @@ def written(tmp_path: Path, now: Window, reference: Window = REFERENCE, **more: 
     write_report(page, tmp_path / "drift" / "window.html", tmp_path / "evidently")
     (snapshot,) = (tmp_path / "evidently").glob("*/snapshots/*.json")
     assert snapshot.stat().st_size > 0
-    return (tmp_path / "drift" / "window.html").read_text()
+    page = (tmp_path / "drift" / "window.html").read_text()
+    whole = (tmp_path / "drift" / "window-evidently.html").read_text()
+    assert len(page) < 1_000_000 < len(whole)
+    assert "Evidently: every column" in whole
+    assert "window-evidently.html" in page
+    return page + whole
 
 
 def test_it_says_what_moved_since_when_and_what_to_do(tmp_path: Path) -> None:
