@@ -96,10 +96,12 @@ def demo(
 @app.command()
 def up() -> None:
     """Run the local stack: Postgres, MLflow, Prefect with the flows, the service. Ctrl-C stops it."""
+    from models.alerts import read_rules
     from serving.binding import check_host
 
     settings = read_settings()
     check_host(settings.host, settings)
+    read_rules(settings.alerts)
     if join_running_stack(settings):
         raise NoRelease(f"a stack runs on {settings.home} already")
     stop = threading.Event()
@@ -516,9 +518,7 @@ def ope(
     from monitoring.offpolicy import compare_releases
 
     opened = registry(settings_with_stack())
-    other = against or opened.alias("champion")
-    if other is None:
-        raise NoRelease("no release is champion yet; say --against")
+    other = against or opened.champion()
     found = compare_releases(opened, store(), release, other)
     if found is None:
         raise MixLLMError("there is no vote yet on a decision that these releases can be judged by")
@@ -767,14 +767,11 @@ def change_candidate_with(
 
 def champion_candidates(settings: Settings) -> list[str]:
     """The champion's candidates. Raises NoRelease."""
-    from infra.registry import CHAMPION
     from models.manifest import read_manifest
 
     opened = registry(settings)
-    version = opened.alias(CHAMPION)
-    if version is None:
-        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
-    return read_manifest(opened.fetch(version)).catalog.names
+    names: list[str] = read_manifest(opened.fetch(opened.champion())).catalog.names
+    return names
 
 
 def known_candidates(names: list[str]) -> frozenset[str]:
@@ -972,9 +969,7 @@ def drift_check(
     ] = False,
 ) -> None:
     """Look for drift now, as the flow does; writes a report and raises alerts."""
-    settings = settings_with_stack()
-    champion_candidates(settings)  # without a champion nothing has decided
-    point_prefect(settings)
+    ready_to_watch()
     from flows.check_drift import check_drift_flow
 
     found = check_drift_flow(force)
@@ -986,15 +981,23 @@ def drift_check(
         console.print(f"alert {number}: {name} {about}; mixllm alerts show {number}")
 
 
+def ready_to_watch() -> None:
+    """What a user can mend is said before a flow starts. Raises NoRelease, SettingsError."""
+    from models.alerts import read_rules
+
+    settings = settings_with_stack()
+    read_rules(settings.alerts)
+    registry(settings).champion()
+    point_prefect(settings)
+
+
 @drift.command("list")
 def drift_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] = 20) -> None:
     """The windows looked at, with their reports."""
     from monitoring.drift import list_windows
 
-    table, rows = (
-        Table("window", "release", "until", "decisions", "lit"),
-        list_windows(store(), most),
-    )
+    rows = list_windows(store(), most)
+    table = Table("window", "release", "until", "decisions", "lit")
     for row in rows:
         lit = sorted({s["alert"] for s in row["signals"] if s["lit"]})
         table.add_row(
@@ -1077,9 +1080,7 @@ def show_audit(rows: list[dict[str, Any]]) -> None:
 @app.command()
 def repair() -> None:
     """Mend what open alerts say now, each by its mode, as the flow does."""
-    settings = settings_with_stack()
-    champion_candidates(settings)
-    point_prefect(settings)
+    ready_to_watch()
     from flows.repair import repair as mend
 
     found = mend()

@@ -13,9 +13,8 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.settle import settle
 from flows.train_router import RETRIES, embed, validate_data
-from infra.registry import CHAMPION, Registry
+from infra.registry import Registry
 from infra.settings import Settings, read_settings
-from models.errors import NoRelease
 from models.evaluation_set import EvaluationSet, is_test_query
 from models.fitting import Fitted, fit_predictors
 from models.inputs import QueryInputs
@@ -36,9 +35,7 @@ from monitoring.schema import open_store
 def fetch(version: str | None, settings: Settings) -> tuple[str, Path]:
     """The release to change: (version, folder); the champion when not said."""
     registry = Registry(settings.registry_uri, settings.home / "registry")
-    found = version or registry.alias(CHAMPION)
-    if found is None:
-        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+    found = version or registry.champion()
     return found, registry.fetch(found)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -14,18 +12,16 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from prefect.events import emit_event
-from sqlalchemy import Engine
 
-from infra.registry import CHALLENGER, CHAMPION, Registry
-from infra.settings import Settings, read_settings
-from models.alerts import KINDS, Rules, read_rules
-from models.errors import NoRelease
+from flows.scene import Scene
+from infra.registry import CHALLENGER, CHAMPION
+from infra.settings import Settings
+from models.alerts import KINDS
 from models.manifest import read_manifest
-from models.signals import Signal
 from monitoring.alert_log import list_alerts, note
+from monitoring.alert_text import alert_details, alert_text, alert_title
 from monitoring.drift import (
     Checked,
-    Sizes,
     check_canary,
     check_drift,
     set_report,
@@ -34,7 +30,6 @@ from monitoring.drift import (
 )
 from monitoring.drift_report import Page, write_report
 from monitoring.notify import notify
-from monitoring.schema import open_store
 from monitoring.shadows import shadow_summary
 
 DEPLOYMENT: Final = "check-drift/drift"
@@ -43,36 +38,8 @@ REPAIR: Final = "repair/repair"
 EVENT_TIME: Final = timedelta(seconds=60)
 LOOK_SECONDS: Final = 10.0
 LATE_SECONDS: Final = 120.0
-NO_CHAMPION: Final = "no release is champion yet: mixllm train --data DIR --promote"
+NO_CHAMPION: Final = "no release is champion yet"
 EVENT: Final = "mixllm.alert.raised"
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What flows that watch and mend stand on."""
-
-    settings: Settings
-    registry: Registry
-    engine: Engine
-    rules: Rules
-
-    @classmethod
-    def open(cls) -> Scene:
-        settings = read_settings()
-        registry = Registry(settings.registry_uri, settings.home / "registry")
-        return cls(settings, registry, open_store(settings), read_rules(settings.alerts))
-
-    @property
-    def champion(self) -> str:
-        """Its version. Raises NoRelease."""
-        found = self.registry.alias(CHAMPION)
-        if found is None:
-            raise NoRelease(NO_CHAMPION)
-        return found
-
-    @property
-    def sizes(self) -> Sizes:
-        return Sizes(self.settings.drift_reference, self.settings.drift_window)
 
 
 @task(name="look", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
@@ -170,7 +137,7 @@ def report(scene: Scene, version: str, checked: Checked) -> str:
 def challenger_lines(scene: Scene) -> list[str]:
     """What is known of the challenger: its gate, and its shadow."""
     version = scene.registry.alias(CHALLENGER)
-    if version is None:
+    if version is None or version == scene.registry.alias(CHAMPION):
         return []
     tags = scene.registry.tags(version)
     lines = [f"Release {version}, gate: {tags.get('gate.why', 'not judged')}."]
@@ -207,42 +174,6 @@ def tell(scene: Scene, version: str, checked: Checked, address: str) -> None:
         told = notify(scene.settings, alert_title(signal), alert_text(details), details)
         result = "; ".join(told) or "no channel is configured"
         note(scene.engine, "tell people", alert_title(signal), result, number)
-
-
-def alert_title(signal: Signal) -> str:
-    about = f": {signal.subject}" if signal.subject else ""
-    return f"{KINDS[signal.alert].title}{about}"
-
-
-def alert_details(
-    number: int, signal: Signal, version: str, rules: Rules, address: str
-) -> dict[str, Any]:
-    """What an event, a webhook and a mail say of an alert."""
-    kind = KINDS[signal.alert]
-    return {
-        "alert": number,
-        "name": signal.alert,
-        "subject": signal.subject,
-        "release": version,
-        "signal": vars(signal),
-        "repair": kind.repair,
-        "mode": rules[signal.alert].mode,
-        "runbook": kind.page(signal.alert),
-        "report": address,
-    }
-
-
-def alert_text(details: Mapping[str, Any]) -> str:
-    signal = details["signal"]
-    was = "" if signal["reference"] is None else f", was {signal['reference']:.3g}"
-    return "\n".join(
-        [
-            f"{signal['what']}: {signal['now']:.3g}{was} (release {details['release']}).",
-            f"Repair: {details['repair']}, mode {details['mode']}. Runbook: {details['runbook']}",
-            f"Report: {details['report']}",
-            f"mixllm alerts show {details['alert']}",
-        ]
-    )
 
 
 def return_canary(scene: Scene, checked: Checked) -> None:

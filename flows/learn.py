@@ -14,7 +14,6 @@ from sqlalchemy import Engine
 
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
-from models.errors import NoRelease
 from models.manifest import read_manifest
 from models.policy import PolicyState
 from models.release import compiled_release
@@ -32,10 +31,7 @@ LATE_SECONDS: Final = 60.0
 def subject_of(settings: Settings, version: str | None = None) -> Subject:
     """The release to teach: the champion when not said. Raises NoRelease."""
     registry = Registry(settings.registry_uri, settings.home / "registry")
-    found = version or registry.alias(CHAMPION)
-    if found is None:
-        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
-    folder = registry.fetch(found)
+    folder = registry.fetch(version or registry.champion())
     manifest = read_manifest(folder)
     untaught = PolicyState.untaught(manifest.digest, compiled_release(folder))
     return Subject(untaught, Parts.of(manifest))

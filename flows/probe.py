@@ -9,7 +9,8 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.check_drift import NO_CHAMPION, Scene
+from flows.check_drift import NO_CHAMPION
+from flows.scene import Scene
 from infra.registry import CHAMPION
 from models.errors import MixLLMError
 from models.release import Release

@@ -14,8 +14,8 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.change_candidate import register_change
-from flows.check_drift import Scene, alert_details, alert_text, alert_title
 from flows.learn import subject_of
+from flows.scene import Scene
 from flows.settle import settle
 from flows.train_router import train_router
 from flows.update_predictors import (
@@ -36,6 +36,7 @@ from models.release import change_release
 from models.signals import Signal
 from models.tags import FORMS, KeyphraseTagger
 from monitoring.alert_log import close_alert, list_alerts, note, read_audit
+from monitoring.alert_text import alert_details, alert_text, alert_title
 from monitoring.drift import read_window_row
 from monitoring.graded import last_vote_before
 from monitoring.learner import leave_out, rebuild, roll_back
@@ -100,7 +101,7 @@ class Case:
 
     def base(self) -> tuple[str, Path, Manifest]:
         """The champion: version, folder, manifest."""
-        version = self.scene.champion
+        version = self.scene.registry.champion()
         folder = self.scene.registry.fetch(version)
         return version, folder, read_manifest(folder)
 

@@ -25,7 +25,7 @@ from models.fitting import fit_predictors
 from models.inputs import QueryInputs
 from models.manifest import read_manifest
 from models.predictors import Predictor, shared_maps
-from models.refitting import LEAST_ROWS, SEEN, GradedAnswers, due, refitted, with_answers
+from models.refitting import SEEN, GradedAnswers, due, refitted, with_answers
 from models.release import change_release
 from monitoring.graded import graded_answers, read_votes
 from monitoring.learner import newest_good
@@ -139,13 +139,14 @@ def shift_of(old: Predictor, answers: GradedAnswers) -> float:
 
 @flow(name="update-predictors", validate_parameters=False)
 def update_predictors(
-    data: str, base: str | None = None, least_rows: int = LEAST_ROWS
+    data: str, base: str | None = None, enough: int | None = None
 ) -> dict[str, Any]:
     """Refit the predictors for which enough graded feedback has come.
 
     data: the evaluation set that the release was trained on. base: the release to change, the champion
-    by default. least_rows: graded answers that are enough. Returns {"version" or None, "refitted",
-    "refused", "state"}, the last: challenger, or refused by the gate.
+    by default. enough: graded answers that make one due, see ``due``.
+    Returns {"version" or None, "refitted", "refused", "state"}, the last: challenger, or refused by
+    the gate.
     Raises EvaluationSetError where it is another set.
     """
     settings, log = read_settings(), get_run_logger()
@@ -168,7 +169,7 @@ def update_predictors(
     names = due(
         answers.where(np.array(unseen, dtype=bool)).counts(),
         {name: p.metrics["rows"] for name, p in predictors.items()},
-        least_rows,
+        enough,
     )
     log.info("due: %s", ", ".join(names) or "nobody")
     if not names:

@@ -20,7 +20,7 @@ import aiohttp
 import numpy as np
 
 from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
-from infra.registry import CHAMPION, Registry
+from infra.registry import Registry
 from infra.settings import Settings
 from infra.stack import Stack, free_loopback_port, service_alone, wait_ready
 from models.decision import DecisionDefaults
@@ -52,9 +52,7 @@ SHARES: Final = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 def champion_of(registry: Registry, data: EvaluationSet) -> Path:
     """The champion's folder. Raises NoRelease where it was not trained on this set's other half."""
-    version = registry.alias(CHAMPION)
-    if version is None:
-        raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+    version = registry.champion()
     folder = registry.fetch(version)
     found = read_manifest(folder).data
     if found.digest != data.split()[0].digest:

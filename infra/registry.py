@@ -22,6 +22,7 @@ from models.digest import digest_file
 from models.encoder import CARD_FILE, REPORT_FILE
 from models.errors import NoRelease, RegistryError
 from models.manifest import MANIFEST_FILE, Manifest, Pin, read_manifest
+from models.release_gate import REFUSED
 
 log = logging.getLogger("mixllm.registry")
 
@@ -261,6 +262,13 @@ class Registry:
                 return None
             raise RegistryError(f"MLflow at {self.uri}: {error}") from error
 
+    def champion(self) -> str:
+        """The champion's version. Raises NoRelease."""
+        found = self.alias(CHAMPION)
+        if found is None:
+            raise NoRelease("no release is champion yet: mixllm train --data DIR --promote")
+        return found
+
     def promote(self, version: str) -> None:
         """Make a release champion; the champion of now becomes previous. Raises NoRelease."""
         self._require(version)
@@ -287,6 +295,7 @@ class Registry:
         previous = self.alias(PREVIOUS)
         if previous is None:
             raise NoRelease("no release was champion before this one; see: mixllm releases")
+        self.force(previous)  # whatever it was judged since, against the one that is left
         self.promote(previous)
         return previous
 
@@ -326,7 +335,7 @@ class Registry:
     def refused(self, version: str) -> str | None:
         """Why the gate refuses a release, if it does and nobody forced it. Raises NoRelease."""
         tags = self.tags(version)
-        if tags.get(VERDICT_TAG) != "refused" or tags.get(FORCED_TAG) == "true":
+        if tags.get(VERDICT_TAG) != REFUSED or tags.get(FORCED_TAG) == "true":
             return None
         return tags.get("gate.why", "its gate refused it")
 

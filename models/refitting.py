@@ -59,17 +59,15 @@ class GradedAnswers:
 
 
 def due(
-    answers: Mapping[str, int], fitted: Mapping[str, float], least: int = LEAST_ROWS
+    answers: Mapping[str, int], fitted: Mapping[str, float], enough: int | None = None
 ) -> list[str]:
     """Whose predictor is to be refitted. answers: candidate → graded rows that its predictor has not
-    seen; fitted: candidate → rows it was fitted on; least: how many are enough."""
-    if least < LEAST_ROWS:
-        return [name for name in fitted if answers.get(name, 0) >= least]
-    return [
-        name
-        for name, rows in fitted.items()
-        if answers.get(name, 0) >= max(LEAST_ROWS, LEAST_SHARE * rows)
-    ]
+    seen; fitted: candidate → rows it was fitted on; enough: how many, whatever it was fitted on."""
+
+    def needed(rows: float) -> float:
+        return max(LEAST_ROWS, LEAST_SHARE * rows) if enough is None else enough
+
+    return [name for name, rows in fitted.items() if answers.get(name, 0) >= needed(rows)]
 
 
 def refitted(old: Predictor, new: Predictor, upto: float) -> Predictor:

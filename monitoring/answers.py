@@ -8,26 +8,14 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine, func, select
-from sqlalchemy.dialects.postgresql import insert
 
-from monitoring.decisions import BATCH
+from monitoring.rows import insert_new
 from monitoring.tables import answers
 
 
 def insert_answers(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows in one transaction; the first answer to a decision stays."""
-    with engine.begin() as connection:
-        for start in range(0, len(rows), BATCH):
-            values = [
-                {
-                    **row,
-                    "decision_id": UUID(row["decision_id"]),
-                    "finished_at": datetime.fromisoformat(row["finished_at"]),
-                }
-                for row in rows[start : start + BATCH]
-            ]
-            statement = insert(answers).on_conflict_do_nothing(index_elements=["decision_id"])
-            connection.execute(statement, values)
+    insert_new(engine, answers, rows)
 
 
 def read_answer(engine: Engine, decision_id: UUID) -> dict[str, Any] | None:

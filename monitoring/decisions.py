@@ -8,21 +8,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import numpy as np
 from sqlalchemy import Engine, func, select
-from sqlalchemy.dialects.postgresql import insert
 
 from models.decision import Decision
 from models.digest import digest_text
 from models.release import Release, Routing
+from monitoring.rows import insert_new
 from monitoring.tables import decisions
 
 StoreQueries = Literal["full", "hash", "none"]
-# A row of this many bound values times the batch stays far below what Postgres takes at once.
-BATCH: Final = 500
 
 
 @dataclass(frozen=True)
@@ -143,20 +141,15 @@ def storable(text: str) -> str:
 
 def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows in one transaction; a row whose id is there already is left as it is."""
-    with engine.begin() as connection:
-        for start in range(0, len(rows), BATCH):
-            values = [_typed(row) for row in rows[start : start + BATCH]]
-            statement = insert(decisions).on_conflict_do_nothing(index_elements=["id"])
-            connection.execute(statement, values)
+    insert_new(engine, decisions, [_decoded(row) for row in rows])
 
 
-def _typed(row: dict[str, Any]) -> dict[str, Any]:
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     # Rows of a journal that an older version left lack the newer columns.
     added = ("unseen_score", "key_id", "form", "query_tokens", "policy_version")
     typed = {**dict.fromkeys(added), **row}
     for name in ("embedding", "form"):
         typed[name] = base64.b64decode(typed[name]) if typed[name] is not None else None
-    typed |= {"id": UUID(row["id"]), "decided_at": datetime.fromisoformat(row["decided_at"])}
     return typed
 
 

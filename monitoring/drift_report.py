@@ -30,6 +30,11 @@ LINES: Final = (
 )  # fmt: skip
 
 
+OF_CANDIDATES: Final = (
+    "predicted quality", "satisfaction", "tokens over predicted", "cost over predicted",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Page:
     """What a report is of. title: for people. past: the windows before, the oldest first. verdicts:
@@ -80,12 +85,11 @@ def compare(reference: Window, window: Window, name: str) -> tuple[Any, list[str
         known = [c for c in now.columns if min(now[c].count(), before[c].count()) >= LEAST_VALUES]
         left_out = [c for c in now.columns if c not in known]
         now, before = now[known], before[known]
-        metrics: list[Any] = [RowCount()]
-        if known:
-            metrics.append(DataDriftPreset(columns=known))
         if axes is not None:
             now, before = with_columns(now, axes[1]), with_columns(before, axes[0])
-            metrics[-1] = DataDriftPreset(columns=[*known, *axes[0].columns])
+        metrics: list[Any] = [RowCount()]
+        if len(now.columns):
+            metrics.append(DataDriftPreset(columns=list(now.columns)))
         numbers = [c for c in now.columns if c not in WORDS]
         kinds = DataDefinition(
             numerical_columns=numbers, categorical_columns=[c for c in known if c in WORDS]
@@ -284,12 +288,9 @@ def _candidates(page: Page) -> str:
     shares, were = page.window.shares(), page.reference.shares()
     rows = []
     for name, share in shares.items():
-        mine = page.window.of_llm(name)
-        off, cells = residuals(mine), [were.get(name), share]
-        cells += [mine["quality"].mean(), mine["reward"].mean()]
-        cells += [np.exp(off["tokens"].mean()), mine["observed_cost_usd"].sum() / mine.loc[
-            mine["observed_cost_usd"].notna(), "cost_usd"].sum() if off["tokens"].notna().any() else
-            np.nan, np.exp(off["seconds"].mean())]  # fmt: skip
+        mine = figures(Window.of(page.window.of_llm(name)))
+        seconds = float(np.exp(residuals(page.window.of_llm(name))["seconds"].mean()))
+        cells = [were.get(name), share, *(mine[figure] for figure in OF_CANDIDATES), seconds]
         told = "".join(f'<td class="n">{_number(cell)}</td>' for cell in cells)
         rows.append(f"<tr><td>{html.escape(name)}</td>{told}</tr>")
     heads = ("candidate", "share was", "share is", "quality foreseen", "votes", "tokens / foreseen",

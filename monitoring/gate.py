@@ -16,13 +16,11 @@ from sqlalchemy import Engine
 from infra.registry import VERDICT_TAG, Registry
 from infra.settings import Settings
 from infra.training_steps import embed
-from models.compiled import CompiledPredictors
 from models.errors import ReleaseError
 from models.evaluation_set import EvaluationSet, read_evaluation_set
 from models.inputs import QueryInputs, read_queries
-from models.manifest import Manifest, read_manifest
 from models.perturbations import PERTURBATIONS
-from models.release import Release, compiled_release
+from models.release import PROBE_FILES, Release
 from models.release_gate import (
     MEMORY_TOLERANCE,
     Check,
@@ -47,32 +45,39 @@ TIMED: Final = 100
 
 @dataclass(frozen=True)
 class Sides:
-    """A release and the champion, each with its folder, manifest and predictors."""
+    """A release and the champion, loaded, each with its folder."""
 
-    versions: tuple[str, str]
     folders: tuple[Path, Path]
-    manifests: tuple[Manifest, Manifest]
-    compiled: tuple[CompiledPredictors, CompiledPredictors]
+    releases: tuple[Release, Release]
 
     @classmethod
     def of(cls, registry: Registry, version: str, against: str) -> Sides:
         folders = registry.fetch(version), registry.fetch(against)
-        manifests = read_manifest(folders[0]), read_manifest(folders[1])
-        compiled = compiled_release(folders[0]), compiled_release(folders[1])
-        return cls((version, against), folders, manifests, compiled)
+        return cls(folders, (Release.load(folders[0]), Release.load(folders[1])))
 
     def choices(self, i: int, inputs: QueryInputs) -> list[str]:
         """Whom the release (0) or the champion (1) chooses."""
-        return choices(self.compiled[i], self.manifests[i].defaults, inputs)
+        release = self.releases[i]
+        return choices(release.compiled, release.manifest.defaults, inputs)
+
+    @property
+    def probes(self) -> dict[str, list[str]]:
+        """The champion's: queries, and the llms that it chose."""
+        where = self.releases[1].manifest.probes.folder
+        found: dict[str, list[str]] = json.loads(
+            (self.folders[1] / where / PROBE_FILES[0]).read_text()
+        )
+        return found
 
     @property
     def gone(self) -> set[str]:
         """The champion's candidates that the release has not."""
-        return set(self.compiled[1].candidates) - set(self.compiled[0].candidates)
+        return {*self.releases[1].candidates} - {*self.releases[0].candidates}
 
     @property
     def same_encoder(self) -> bool:
-        return self.manifests[0].encoder.encoder == self.manifests[1].encoder.encoder
+        ours, theirs = (release.manifest.encoder for release in self.releases)
+        return ours.encoder == theirs.encoder
 
 
 def judge_release(
@@ -126,14 +131,12 @@ def probe_checks(sides: Sides, meant: Collection[str]) -> list[Check]:
 
     meant: the champion's choices that are to change.
     """
-    release = Release.load(sides.folders[0])
+    release, stored = sides.releases[0], sides.probes
     try:
         release.check_probes(sides.folders[0])
         own = Check("its own probes", None, 1.0, "as stored", True)
     except ReleaseError as error:
         own = Check("its own probes", None, 0.0, "as stored", False, str(error))
-    folder = sides.folders[1] / sides.manifests[1].probes.folder
-    stored = json.loads((folder / "probes.json").read_text())
     inputs = read_queries(stored["queries"], release.encoder)
     chosen, what = sides.choices(0, inputs), "the champion's probes"
     return [own, agreement_check(chosen, stored["llms"], what, meant)]
@@ -141,20 +144,17 @@ def probe_checks(sides: Sides, meant: Collection[str]) -> list[Check]:
 
 def speed_checks(sides: Sides) -> list[Check]:
     """Seconds of routing one query, both sides in turns; bytes that each holds in memory."""
-    loaded = [Release.load(folder) for folder in sides.folders]
-    queries = json.loads(
-        (sides.folders[1] / sides.manifests[1].probes.folder / "probes.json").read_text()
-    )["queries"]
+    queries = sides.probes["queries"]
     seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(TIMED + 2):
         for i in (0, 1) if number % 2 else (1, 0):
             begun = time.perf_counter()
-            loaded[i].route(queries[number % len(queries)])
+            sides.releases[i].route(queries[number % len(queries)])
             seconds[i].append(time.perf_counter() - begun)
     release, champion = (np.array(part[2:]) for part in seconds)
     sizes = [
         (sum(side.compiled.memory) + encoder_bytes(folder)) / 2**20
-        for side, folder in zip(loaded, sides.folders, strict=True)
+        for side, folder in zip(sides.releases, sides.folders, strict=True)
     ]
     return [
         latency_check(release, champion),
@@ -203,7 +203,7 @@ def slice_checks(
             aged(known, moved),
             chosen[0][:n],
             chosen[1][:n],
-            sides.manifests[1].defaults.willingness_to_pay,
+            sides.releases[1].manifest.defaults.willingness_to_pay,
         ),
         agreement_check(chosen[0][:n], chosen[1][:n], "the frozen slice", sides.gone | set(moved)),
         robustness_check(mine, other, stays[0]),

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.dialects.postgresql import insert
 
 from models.manifest import Manifest
+from monitoring.rows import insert_new
 from monitoring.tables import releases
 
 
@@ -38,11 +38,7 @@ def release_row(manifest: Manifest, version: str) -> dict[str, Any]:
 
 def insert_releases(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows in one transaction; a release that is known stays as it is."""
-    values = [
-        {**row, "first_seen_at": datetime.fromisoformat(row["first_seen_at"])} for row in rows
-    ]
-    with engine.begin() as connection:
-        connection.execute(insert(releases).on_conflict_do_nothing(), values)
+    insert_new(engine, releases, rows)
 
 
 def known_releases(connection: Connection) -> dict[str, Parts]:

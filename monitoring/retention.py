@@ -33,17 +33,13 @@ def prune(
     named = named_releases(registry)
     spared = reference_ids(engine, list(named.values()), settings.drift_reference)
     voted = select(feedback.c.decision_id)
-    gone = {
-        "decisions": remove(
-            engine,
-            decisions,
-            (decisions.c.decided_at < old)
-            & decisions.c.id.not_in(spared)
-            & ((decisions.c.decided_at < older) | decisions.c.id.not_in(voted)),
-            dry,
-        )
-    }
-    kept = select(decisions.c.id)
+    doomed = (
+        (decisions.c.decided_at < old)
+        & decisions.c.id.not_in(spared)
+        & ((decisions.c.decided_at < older) | decisions.c.id.not_in(voted))
+    )
+    gone = {"decisions": remove(engine, decisions, doomed, dry)}
+    kept = select(decisions.c.id).where(~doomed)  # when nothing is only counted: all that are left
     for table, column, limit in (
         (answers, answers.c.finished_at, old),
         (feedback, feedback.c.received_at, older),

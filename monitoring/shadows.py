@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Engine, case, func, select
-from sqlalchemy.dialects.postgresql import insert
 
-from monitoring.decisions import BATCH
+from monitoring.rows import insert_new
 from monitoring.tables import shadows
 
 
 def insert_shadows(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows in one transaction; the first of a decision stays."""
-    with engine.begin() as connection:
-        for start in range(0, len(rows), BATCH):
-            values = [
-                {
-                    **row,
-                    "decision_id": UUID(row["decision_id"]),
-                    "decided_at": datetime.fromisoformat(row["decided_at"]),
-                }
-                for row in rows[start : start + BATCH]
-            ]
-            statement = insert(shadows).on_conflict_do_nothing(index_elements=["decision_id"])
-            connection.execute(statement, values)
+    insert_new(engine, shadows, rows)
 
 
 def shadow_figures(engine: Engine, release: str) -> dict[str, Any]:

@@ -123,10 +123,12 @@ class Challenger:
             drawn = random.random() if session is None else share_of(f"{key_id} {session}")
         return running if drawn < canary.share else None
 
+    def asks(self) -> bool:
+        """Whether this query is one of those that it decides too."""
+        return self.running is not None and random.random() < self.settings.shadow
+
     def offer(self, offered: Offered) -> None:
-        """Let the challenger decide too, for a share of what is offered; never waits."""
-        if self.running is None or random.random() >= self.settings.shadow:
-            return
+        """Let the challenger decide too; never waits."""
         try:
             self._offers.put_nowait(offered)
         except queue.Full:

@@ -182,7 +182,7 @@ class Router:
         )
         parts = {**vars(routing.timings), "total": time.perf_counter() - start}
         observe(routed, parts)
-        if running is champion:
+        if running is champion and self.challenger.asks():
             closed = ask.closed | ask.unavailable | self.champion.disabled
             offered = Offered(row["id"], ask, wishes, routing, champion, closed, parts["total"])
             self.challenger.offer(offered)

@@ -46,6 +46,16 @@ def run(*arguments: str | Path, home: Path, **settings: str) -> subprocess.Compl
     )
 
 
+def test_a_bad_file_of_rules_is_said_before_anything_starts(tmp_path: Path) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text("predictor-drft: {mode: act}")
+    for command in (["up"], ["drift", "check"], ["repair"]):
+        done = run(*command, home=tmp_path, MIXLLM_ALERTS=str(rules))
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("mixllm: ")
+        assert "did you mean 'predictor-drift'" in done.stderr
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -71,6 +81,8 @@ def free_port() -> str:
         (["repair"], "no release is champion yet"),
         (["canary", "0.1"], "there is no challenger"),
         (["shadow"], "there is no challenger"),
+        (["canary", "0.1", "--by", "luck"], "--by luck: keys or traffic"),
+        (["judge", "7", "--data", "/nowhere"], "no release '7' in MLflow"),
         (["alerts", "show", "7"], "no alert 7; see: mixllm alerts list"),
         (["route", "hello"], "no service answers at http://127.0.0.1"),
     ],

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from monitoring.locks import exclusive
 
@@ -37,8 +37,13 @@ def test_one_at_a_time(engine: Engine) -> None:
 
 
 def test_other_names_do_not_wait(engine: Engine) -> None:
-    with exclusive(engine, "predictor a"), exclusive(engine, "predictor b"):
-        pass
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+    with (
+        exclusive(engine, "predictor a"),
+        exclusive(engine, "predictor b"),
+        engine.connect() as connection,
+    ):
+        assert connection.execute(text(held)).scalar_one() >= 2
 
 
 def test_a_holder_s_death_frees_it(engine: Engine) -> None:

@@ -112,3 +112,16 @@ def test_an_artifact_changed_in_the_store_is_refused(
     with pytest.raises(DigestMismatch, match=r"predictor\.json"):
         registry.fetch(version)
     assert not (registry.home / "releases" / version).exists()
+
+
+def test_a_rollback_is_not_stopped_by_what_the_old_release_was_judged_since(
+    registry: Registry, release_folder: Path, reports: Path
+) -> None:
+    one = register(registry, release_folder, reports)
+    two = register(registry, release_folder, reports, "run-2")
+    registry.promote(one)
+    registry.promote(two)
+    registry.note_evaluation(one, "gate", [], {"gate.verdict": "refused", "gate.why": "slower"})
+    assert registry.refused(one) == "slower"
+    assert registry.rollback() == one
+    assert registry.refused(one) is None

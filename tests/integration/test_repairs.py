@@ -11,12 +11,13 @@ import pytest
 from prefect.testing.utilities import prefect_test_harness
 from sqlalchemy import Engine, select, update
 
-from flows.check_drift import Scene, check_drift_flow
+from flows.check_drift import check_drift_flow
 from flows.clean_up import clean_up
 from flows.learn import learn_from_feedback
 from flows.probe import probe
 from flows.repair import repair
 from flows.retrain import retrain_configured
+from flows.scene import Scene
 from infra.registry import CHALLENGER, CHAMPION, ROUTER, Canary
 from infra.stack import free_loopback_port
 from logs import log_decisions
