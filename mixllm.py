@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
 from infra.stack import Stack, join_running_stack, local_parts
 from models.errors import MixLLMError, NoRelease, ReleaseError, UnknownCandidate, nearest
@@ -61,6 +62,7 @@ GateData = Annotated[
 
 def main() -> None:
     """Run a command; what a user can mend is one line on standard error and exit code 2."""
+    private_umask()  # what commands keep in home is this user's alone
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
@@ -110,12 +112,24 @@ def up() -> None:
     stack = Stack(settings, console.print)
     try:
         stack.start(local_parts)
+        console.print("login     the pages ask for one; mixllm login shows it")
         console.print(f"logs      {settings.home / 'logs'}\nready; Ctrl-C stops everything")
         stack.watch(stop)
     finally:
         console.print("stopping")
         stack.stop()
         console.print("stopped")
+
+
+@app.command()
+def login() -> None:
+    """Show the login of the stack's pages: Prefect's, MLflow's and Evidently's."""
+    from infra.credentials import read_credentials
+
+    credentials = read_credentials(read_settings().home)
+    print(f"user      {credentials.user}")
+    print(f"password  {credentials.password}")
+    print(f"Prefect's pages take both in one field: {credentials.pair}")
 
 
 @app.command()

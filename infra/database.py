@@ -13,6 +13,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from infra.permissions import passable
 from models.errors import SettingsError, StoreError
 
 DRIVER = "postgresql+psycopg2"
@@ -59,7 +60,8 @@ def embedded_postgres(home: Path) -> Any:
 def leave_embedded_postgres(server: Any) -> None:
     """Leave the embedded server; the last living process that does so stops it."""
     forget_the_dead(server)
-    server.cleanup()
+    with passable(server.pgdata.parent):
+        server.cleanup()
 
 
 def forget_the_dead(server: Any) -> None:

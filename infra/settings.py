@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.errors import SettingsError, nearest
 from models.exploration import Exploration
 
 PREFIX = "MIXLLM_"
+HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]+")
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 
 
 class Settings(BaseSettings):
@@ -42,6 +45,16 @@ class Settings(BaseSettings):
     )
     api_key: SecretStr | None = Field(
         default=None, description="Key that clients must send; needed to bind beyond loopback."
+    )
+    allowed_hosts: str = Field(
+        default="",
+        description="Names under which a proxy reaches the servers, besides this machine's own; "
+        "comma-separated, *.domain for all below one, * for any.",
+    )
+    allowed_origins: str = Field(
+        default="",
+        description="Origins whose pages may use the service, as https://app.example; "
+        "comma-separated, * for any (only with MIXLLM_API_KEY).",
     )
     store_queries: Literal["full", "hash", "none"] = Field(
         default="hash", description="What of a query's text a decision row keeps."
@@ -140,6 +153,34 @@ class Settings(BaseSettings):
         default=1, ge=1, description="ONNX Runtime threads for one query in the service."
     )
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, value: str) -> str:
+        for name in split(value):
+            if not HOST.fullmatch(name):
+                raise ValueError(f"{name!r} is not a host name; leave scheme, port and path out")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in split(value):
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin; write scheme://host or scheme://host:port"
+                )
+        return value
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The allowed hosts, lower case."""
+        return split(self.allowed_hosts)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The allowed origins, lower case."""
+        return split(self.allowed_origins)
+
     @property
     def registry_uri(self) -> str:
         return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
@@ -156,6 +197,11 @@ class Settings(BaseSettings):
     def database(self) -> str | None:
         """The configured database's address, or None for the embedded one."""
         return self.database_url.get_secret_value() if self.database_url else None
+
+
+def split(value: str) -> tuple[str, ...]:
+    """The parts of a comma-separated value, lower case."""
+    return tuple(part.strip().lower() for part in value.split(",") if part.strip())
 
 
 def read_settings() -> Settings:

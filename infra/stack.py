@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 import httpx
 import psutil
 
+from infra.credentials import ensure_credentials
 from infra.database import (
     connect,
     database_address,
@@ -26,6 +27,8 @@ from infra.database import (
     leave_embedded_postgres,
     ping,
 )
+from infra.guarded import prefect_origins
+from infra.permissions import OTHERS, close_home
 from infra.settings import Settings
 from models.errors import SettingsError, StoreError
 
@@ -33,6 +36,12 @@ STATE_FILE: Final = "stack.json"
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 15.0
 WATCH_SECONDS: Final = 1.0
+# By what names a command takes over the login of the stack that runs, by server.
+LOGINS: Final = {
+    "MIXLLM_MLFLOW_URI": "MLFLOW_TRACKING_",
+    "MIXLLM_PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
+}
+JOINED: Final = ("MIXLLM_", *LOGINS.values())
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,18 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
     """MLflow, Prefect with the flows, and the service; those configured elsewhere are left out."""
     mlflow = settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}"
     prefect = settings.prefect_api_url or f"http://127.0.0.1:{settings.prefect_port}/api"
+    credentials = ensure_credentials(settings.home)
     shared = {
+        # Ours go to our own servers alone; for others the user's stay.
+        **(credentials.of_mlflow if settings.mlflow_uri is None else {}),
+        **(credentials.of_prefect if settings.prefect_api_url is None else {}),
         "MIXLLM_HOME": str(settings.home),
         "MIXLLM_MLFLOW_URI": mlflow,
         "MIXLLM_PREFECT_API_URL": prefect,
         "MIXLLM_DATABASE_URL": database,
+        "MIXLLM_MLFLOW_PORT": str(settings.mlflow_port),
+        "MIXLLM_PREFECT_PORT": str(settings.prefect_port),
+        "MIXLLM_EVIDENTLY_PORT": str(settings.evidently_port),
         "PREFECT_API_URL": prefect,
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -82,27 +98,20 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
     }
     parts = []
     if settings.mlflow_uri is None:
-        artifacts = settings.home / "registry" / "artifacts"
-        artifacts.mkdir(parents=True, exist_ok=True)
-        arguments = ["--backend-store-uri", settings.registry_uri, "--no-serve-artifacts"]
-        arguments += ["--default-artifact-root", artifacts.as_uri(), "--workers", "1"]
-        arguments += ["--host", "127.0.0.1", "--port", str(settings.mlflow_port)]
-        command = python_module("mlflow", "server", *arguments)
+        command = python_module("infra.guarded", "mlflow")
         parts.append(Part("mlflow", command, mlflow, f"{mlflow}/health", shared))
     if settings.prefect_api_url is None:
-        arguments = ["--host", "127.0.0.1", "--port", str(settings.prefect_port)]
-        command = python_module("prefect", "server", "start", *arguments)
+        command = python_module("infra.guarded", "prefect")
         ui = prefect.removesuffix("/api")
         # The server itself must not take another server's address for its own.
         own = {k: v for k, v in shared.items() if k != "PREFECT_API_URL"}
+        own["PREFECT_SERVER_API_AUTH_STRING"] = credentials.pair
+        own["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(prefect_origins(settings))
         # Its pages ask the port that Prefect takes by default unless told.
         own["PREFECT_SERVER_UI_API_URL"] = prefect
         parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
     evidently = f"http://127.0.0.1:{settings.evidently_port}"
-    workspace = settings.home / "evidently"
-    workspace.mkdir(parents=True, exist_ok=True)
-    arguments = ["ui", "--host", "127.0.0.1", "--port", str(settings.evidently_port)]
-    command = python_module("evidently.cli", *arguments, "--workspace", str(workspace))
+    command = python_module("infra.guarded", "evidently")
     parts.append(Part("evidently", command, evidently, f"{evidently}/api/version", shared))
     parts.append(Part("flows", python_module("flows.serve", "--alone"), environment=shared))
     parts.append(service_part(settings, shared))
@@ -126,7 +135,7 @@ class Stack:
 
     def start(self, make_parts: Callable[[Settings, str], list[Part]]) -> None:
         """Start Postgres, then every part. Raises SettingsError, StoreError."""
-        self.settings.home.mkdir(parents=True, exist_ok=True)
+        close_home(self.settings.home)
         configured = self.settings.database()
         if configured is None:
             self._postgres = embedded_postgres(self.settings.home)
@@ -159,6 +168,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            umask=OTHERS,
             start_new_session=True,  # one group a part: Ctrl-C is ours to pass on
         )
 
@@ -223,14 +233,14 @@ class Stack:
 
     def _write_state(self) -> None:
         environment = dict(self.parts[-1].environment) if self.parts else {}
-        shown = {k: v for k, v in environment.items() if k.startswith("MIXLLM_")}
+        shown = {k: v for k, v in environment.items() if k.startswith(JOINED)}
         state = {
             "pid": os.getpid(),
             "environment": shown,
             "children": {name: child.pid for name, child in self._children.items()},
         }
         path = self.settings.home / STATE_FILE
-        path.touch(mode=0o600)
+        path.touch(mode=0o600)  # it holds the credentials
         path.write_text(json.dumps(state, indent=2))
 
 
@@ -307,6 +317,12 @@ def join_running_stack(settings: Settings) -> bool:
     state = running_stack(settings.home)
     if state is None:
         return False
-    for name, value in state["environment"].items():
+    settings_there = {k: v for k, v in state["environment"].items() if k.startswith("MIXLLM_")}
+    for name, value in settings_there.items():
         os.environ.setdefault(name, value)
+    # Credentials are for the stack's own servers; who was told of others keeps what he has.
+    for server, login in LOGINS.items():
+        if os.environ.get(server) == settings_there.get(server):
+            ours = {k: v for k, v in state["environment"].items() if k.startswith(login)}
+            os.environ.update(ours)
     return True

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from infra.credentials import read_credentials
 from models.evaluation_set import EvaluationSet, write_evaluation_set
 from models.measures import MEASURES
 
@@ -204,23 +205,25 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert trained.returncode == 0, trained.stderr
     assert "release 1 registered, champion" in trained.stdout
     prefect = f"http://127.0.0.1:{ports['MIXLLM_PREFECT_PORT']}/api"
+    auth = login(home)
+    assert httpx.post(f"{prefect}/flow_runs/filter", json={}).status_code == 401
     pages = httpx.get(f"{prefect.removesuffix('/api')}/ui-settings").json()
     assert pages["api_url"] == prefect
-    runs = httpx.post(f"{prefect}/flow_runs/filter", json={}).json()
+    runs = httpx.post(f"{prefect}/flow_runs/filter", json={}, auth=auth).json()
     mine = [r["state_type"] for r in runs if r["deployment_id"] is None]
     assert mine == ["COMPLETED"]
     coming = {r["state_type"] for r in runs if r["auto_scheduled"]}
     assert "SCHEDULED" in coming, "what has a cron is planned"
-    deployments = httpx.post(f"{prefect}/deployments/filter", json={}).json()
+    deployments = httpx.post(f"{prefect}/deployments/filter", json={}, auth=auth).json()
     crons = {d["name"]: [s["schedule"]["cron"] for s in d["schedules"]] for d in deployments}
     assert crons["train-router"] == []
     assert crons["drift"] == ["*/30 * * * *"]
     assert len(crons) == len(deployments) == 10
-    automations = httpx.post(f"{prefect}/automations/filter", json={}).json()
+    automations = httpx.post(f"{prefect}/automations/filter", json={}, auth=auth).json()
     assert "repair/repair on an alert" in {a["name"] for a in automations}
-    artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}).json()
+    artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}, auth=auth).json()
     assert {a["key"] for a in artifacts} >= {"evaluation", "tagging", "encoder", "embedding"}
-    mlflow = httpx.get(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/")
+    mlflow = httpx.get(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/", auth=auth)
     assert mlflow.status_code == 200
 
     service = f"http://127.0.0.1:{ports['MIXLLM_PORT']}"
@@ -249,6 +252,19 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert alive == []
     assert "stopped" in log.read_text()
     assert not (home / "stack.json").exists()
+    mine = [path for path in (home, *home.rglob("*")) if path.lstat().st_uid == os.geteuid()]
+    assert [p for p in mine if not p.is_symlink() and p.lstat().st_mode & 0o077] == []
+
+
+def login(home: Path) -> tuple[str, str]:
+    """What the stack's pages ask for."""
+    credentials = read_credentials(home)
+    return credentials.user, credentials.password
+
+
+def mlflow_client(home: Path, ports: dict[str, str]) -> MlflowClient:
+    user, password = login(home)
+    return MlflowClient(f"http://{user}:{password}@127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
 
 
 def learn_from_feedback(
@@ -291,7 +307,7 @@ def learn_from_feedback(
     compared = run("ope", "--release", "5", home=home, **ports)
     assert compared.returncode == 0, compared.stderr
     assert "release 5 over release 3" in compared.stdout
-    client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
+    client = mlflow_client(home, ports)
     version = client.get_model_version("mixllm-router", "5")
     assert version.tags["ope.verdict"] in ("better", "no worse", "worse", "unknown")
     assert {f.path for f in client.list_artifacts(version.run_id, "ope")} == {
@@ -321,12 +337,12 @@ def look_for_drift(data: Path, home: Path, ports: dict[str, str], simulated: Eva
         assert time.monotonic() < deadline, listed
         time.sleep(1.0)
     assert (home / "drift" / "window-1.html").is_file()
-    client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
+    client = mlflow_client(home, ports)
     version = client.get_model_version("mixllm-router", "5")
     assert "drift/window-1.html" in {f.path for f in client.list_artifacts(version.run_id, "drift")}
     assert version.tags["drift.last"].startswith("window 1: ")
     evidently = f"http://127.0.0.1:{ports['MIXLLM_EVIDENTLY_PORT']}"
-    projects = httpx.get(f"{evidently}/api/projects").json()
+    projects = httpx.get(f"{evidently}/api/projects", auth=login(home)).json()
     assert "MixLLM drift" in {project["name"] for project in projects}
     judged = run("judge", "3", "--data", data, home=home, **ports)
     assert "worth on the frozen slice" in judged.stdout, judged.stderr
@@ -341,7 +357,7 @@ def reuse_the_encoder(data: Path, home: Path, ports: dict[str, str]) -> None:
     """Train again with the champion's encoder, and look at what MLflow says of it."""
     again = run("train", "--data", data, "--encoder", "reuse", home=home, **ports)
     assert again.returncode == 0, again.stderr
-    client = MlflowClient(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}")
+    client = mlflow_client(home, ports)
     (encoder,) = client.search_model_versions("name = 'mixllm-encoder'")
     assert float(encoder.tags["int8.cosine"]) > 0.9
     assert float(encoder.tags["float32.agreement"]) > 0.9
