@@ -24,6 +24,7 @@ from flows.train_router import (
 )
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
+from models import escape
 from models.encoder import encoder_digest
 from models.evaluation import interval_text
 from models.evaluation_set import EvaluationSet
@@ -59,8 +60,8 @@ def report(
     settings: Settings,
 ) -> str:
     """Write table and plot, as a Prefect artifact, an MLflow run and files; returns the run's id."""
-    text = f"# Tags of {name}\n\n{audit_text(found)}{stress_text(stress)}"
-    create_markdown_artifact(key="tag-audit", markdown=text, description=name)
+    text = f"# Tags of {escape.markdown(name)}\n\n{audit_text(found)}{stress_text(stress)}"
+    create_markdown_artifact(key="tag-audit", markdown=text, description=escape.markdown(name))
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

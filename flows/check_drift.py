@@ -16,6 +16,7 @@ from prefect.events import emit_event
 from flows.scene import Scene
 from infra.registry import CHALLENGER, CHAMPION
 from infra.settings import Settings
+from models import escape
 from models.alerts import KINDS
 from models.manifest import read_manifest
 from monitoring.alert_log import list_alerts, note
@@ -152,8 +153,8 @@ def digest(page: Page, said: str, address: str) -> str:
     lines = [f"**{page.title}**: {said}. [The report]({address})", ""]
     for s in page.signals:
         if s.lit:
-            about = f" ({s.subject})" if s.subject else ""
-            lines.append(f"- {KINDS[s.alert].title}{about}: {s.what} {s.now:.3g}")
+            about = f" ({escape.markdown(s.subject)})" if s.subject else ""
+            lines.append(f"- {KINDS[s.alert].title}{about}: {escape.markdown(s.what)} {s.now:.3g}")
     return "\n".join(lines)
 
 

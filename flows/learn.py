@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings, read_settings
+from models import escape
 from models.manifest import read_manifest
 from models.policy import PolicyState
 from models.release import compiled_release
@@ -77,10 +78,12 @@ def report(learned: Learned) -> str:
     for name, row in found["candidates"].items():
         if row["votes"]:
             lines.append(
-                f"| {name} | {row['votes']} | {row['mean_reward']:.3f} | {row['mean_predicted']:.3f} |"
+                f"| {escape.markdown(name)} | {row['votes']} | {row['mean_reward']:.3f} | "
+                f"{row['mean_predicted']:.3f} |"
             )
     if found["held_voters"]:
-        lines += ["", f"Held, their votes teach nothing: {', '.join(found['held_voters'])}"]
+        held = ", ".join(escape.markdown(name) for name in found["held_voters"])
+        lines += ["", f"Held, their votes teach nothing: {held}"]
     return "\n".join(lines)
 
 

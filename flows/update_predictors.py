@@ -19,6 +19,7 @@ from flows.settle import settle
 from flows.train_router import RETRIES, embed
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
+from models import escape
 from models.errors import EvaluationSetError
 from models.evaluation_set import EvaluationSet, read_evaluation_set
 from models.fitting import fit_predictors
@@ -247,7 +248,7 @@ def refit_table(refits: Sequence[Refit]) -> str:
     ]
     for refit in refits:
         lines.append(
-            f"| {refit.predictor.llm} | {refit.rows} | {refit.on_feedback} | {refit.on_test} | "
-            f"{'passes' if refit.passes else 'refused'} |"
+            f"| {escape.markdown(refit.predictor.llm)} | {refit.rows} | {refit.on_feedback} | "
+            f"{refit.on_test} | {'passes' if refit.passes else 'refused'} |"
         )
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models import escape
 from models.measures import hull
 
 STYLE: Final = {
@@ -38,14 +39,20 @@ def plot_curves(curves: dict[str, np.ndarray], results: dict[str, Any], path: Pa
         axes.plot(1000 * xs, ys, color=colour, linestyle=dash, linewidth=width, label=label)
     axes.scatter(1000 * singles[:, 0], singles[:, 1], color="0.4", s=14, zorder=3)
     for name, (x, y) in zip(results["candidates"], singles, strict=True):
-        axes.annotate(name, (1000 * x, y), fontsize=6, xytext=(3, -7), textcoords="offset points")
+        axes.annotate(
+            escape.label(name),
+            (1000 * x, y),
+            fontsize=6,
+            xytext=(3, -7),
+            textcoords="offset points",
+        )
     if (singles[:, 0] > 0).all():
         axes.set_xscale("log")
         axes.set_xlim(left=0.8e3 * singles[:, 0].min())
     axes.set_ylim(bottom=min(singles[:, 1].min(), 0.95 * singles[:, 1].max()) - 0.02)
     axes.set_xlabel("mean cost, USD per 1,000 queries")
     axes.set_ylabel("mean quality")
-    axes.set_title(f"{results['test_set']}: {results['test_queries']} unseen queries")
+    axes.set_title(f"{escape.label(results['test_set'])}: {results['test_queries']} unseen queries")
     axes.legend(fontsize=8, loc="lower right")
     axes.grid(alpha=0.25)
     figure.savefig(path, dpi=150)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models import escape
 from models.evaluation_set import EvaluationSet
 from models.fitting import Fitted
 from models.inputs import QueryInputs
@@ -154,11 +155,14 @@ def report_text(reports: Sequence[PredictorReport]) -> str:
     for r in reports:
         auc = "–" if r.auc is None else f"{r.auc:.3f}"
         lines.append(
-            f"| {r.llm} | {r.training_rows} | {r.queries} | {r.skill:.3f} | {auc} "
+            f"| {escape.markdown(r.llm)} | {r.training_rows} | {r.queries} | {r.skill:.3f} | {auc} "
             f"| {r.calibration_error:.3f} (≤ {r.calibration_threshold:.3f}) "
             f"| {r.length_skill:.3f} | {r.length_ratio:.2f} | {'; '.join(r.flags) or '–'} |"
         )
-    lines += ["", *(f"- **{llm}**: {flags}" for llm, flags in flags_of(reports).items())]
+    lines += [
+        "",
+        *(f"- **{escape.markdown(llm)}**: {flags}" for llm, flags in flags_of(reports).items()),
+    ]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -177,7 +181,7 @@ def plot_reports(reports: Sequence[PredictorReport], path: Path) -> None:
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
         colour = "C3" if report.flags else "C0"
         axes.scatter(predicted, true, s=4 + 60 * count / count.max(), color=colour, alpha=0.8)
-        axes.set_title(f"{report.llm}\nskill {report.skill:.2f}", fontsize=7)
+        axes.set_title(f"{escape.label(report.llm)}\nskill {report.skill:.2f}", fontsize=7)
     for axes in grid[len(reports) :]:
         axes.set_visible(False)
     figure.supxlabel("predicted quality", fontsize=9)

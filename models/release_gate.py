@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models import escape
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, score
 from models.inputs import QueryInputs
@@ -206,7 +207,7 @@ def gate_table(verdict: Verdict) -> str:
     ]
     for c in verdict.checks:
         lines.append(
-            f"| {c.name} | {shown(c.champion)} | {shown(c.release)} | {c.allowed} | "
-            f"{marks[c.passes]} | {c.says} |"
+            f"| {escape.markdown(c.name)} | {shown(c.champion)} | {shown(c.release)} | {c.allowed} | "
+            f"{marks[c.passes]} | {escape.markdown(c.says)} |"
         )
     return "\n".join(lines)

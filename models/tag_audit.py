@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models import escape
 from models.domains import UNKNOWN
 from models.tagging import TaggedQueries
 
@@ -126,14 +127,16 @@ def audit_text(audit: TagAudit) -> str:
     ]
     for row in sorted(audit.domains, key=lambda row: -row["queries"]):
         lines.append(
-            f"| {row['name']} | {row['queries']} | {row['tags']} | {row['source']} "
-            f"| {row['purity']:.0%} |"
+            f"| {escape.markdown(row['name'])} | {row['queries']} | {row['tags']} "
+            f"| {escape.markdown(row['source'])} | {row['purity']:.0%} |"
         )
     if audit.untagged:
         lines += ["", "Queries without a domain, in groups of like ones:", ""]
     for group in audit.untagged:
-        lines.append(f"- {group['queries']} queries, most of {group['source']}, such as:")
-        lines += [f"  - {example}" for example in group["examples"]]
+        lines.append(
+            f"- {group['queries']} queries, most of {escape.markdown(group['source'])}, such as:"
+        )
+        lines += [f"  - {escape.markdown(example)}" for example in group["examples"]]
     return "\n".join(lines) + "\n"
 
 
@@ -143,7 +146,7 @@ def plot_audit(audit: TagAudit, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = [row["name"] for row in audit.domains]
+    names = [escape.label(row["name"]) for row in audit.domains]
     order = [*np.argsort([-row["queries"] for row in audit.domains], kind="stable"), len(names)]
     figure = Figure(figsize=(9, 0.3 * len(order) + 1.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -153,7 +156,13 @@ def plot_audit(audit: TagAudit, path: Path) -> None:
     for place, source in enumerate(shown[:SOURCES_SHOWN]):
         width = audit.table[order, source]
         colour = colormaps["tab20"](place)
-        axes.barh(range(len(order)), width, left=left, color=colour, label=audit.sources[source])
+        axes.barh(
+            range(len(order)),
+            width,
+            left=left,
+            color=colour,
+            label=escape.label(audit.sources[source]),
+        )
         left += width
     rest = audit.table[order][:, shown[SOURCES_SHOWN:]].sum(axis=1)
     if rest.any():

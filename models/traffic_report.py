@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from models import escape
 from models.measures import hull
 
 
@@ -105,7 +106,7 @@ def plot_traffic(found: dict[str, Any], path: Path) -> None:
             left=100 * left,
             color=colour,
             alpha=1.0 if number < 10 else 0.55,
-            label=name if part.max() > 0.02 else None,
+            label=escape.label(name) if part.max() > 0.02 else None,
         )
         left += part
     shares.set_yticks(range(len(betas)), [f"β = {beta:g}" for beta in betas])
@@ -121,5 +122,7 @@ def plot_traffic(found: dict[str, Any], path: Path) -> None:
     if found.get("live"):
         count = found["setting"]["live"]
         live = f"; crosses: the first {count} live over HTTP, circles: the same simulated"
-    figure.suptitle(f"{found['set']}: {found['setting']['rate']:g} queries a second{live}")
+    figure.suptitle(
+        f"{escape.label(found['set'])}: {found['setting']['rate']:g} queries a second{live}"
+    )
     figure.savefig(path, dpi=150)
