@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from infra.settings import Settings
+from models import escape
 from models.errors import SettingsError
 
 log = logging.getLogger("mixllm.alerts")
@@ -39,17 +40,22 @@ def notify(settings: Settings, title: str, text: str, details: Mapping[str, Any]
 def attempt(channel: str, send: Any, *arguments: Any) -> str:
     try:
         send(*arguments)
-    except (httpx.HTTPError, OSError, smtplib.SMTPException, SettingsError) as error:
+    except Exception as error:  # whatever a server does: who waits for the repair comes first
         log.error("%s: %s", channel, error)
         return f"{channel} failed: {error}"
     return f"{channel} sent"
+
+
+class NotSent(Exception):
+    """Why, without the address: that of a webhook is its password."""
 
 
 def post(settings: Settings, title: str, text: str, details: Mapping[str, Any]) -> None:
     """One POST of {"title", "text", "details"}; ``text`` is what chat services show."""
     assert settings.alert_webhook is not None
     body = orjson.dumps(
-        {"title": title, "text": f"{title}\n{text}", "details": details}, default=str
+        {"title": title, "text": escape.chat(f"{title}\n{text}"), "details": details},
+        default=str,
     )
     headers = {"content-type": "application/json"}
     if settings.alert_webhook_secret is not None:
@@ -57,7 +63,17 @@ def post(settings: Settings, title: str, text: str, details: Mapping[str, Any]) 
         signed = hmac.new(secret, body, hashlib.sha256).hexdigest()
         headers[SIGNATURE] = f"sha256={signed}"
     address = settings.alert_webhook.get_secret_value()
-    httpx.post(address, content=body, headers=headers, timeout=SECONDS).raise_for_status()
+    try:
+        # Its answer is not read, and where it leads not followed.
+        with httpx.stream(
+            "POST", address, content=body, headers=headers, timeout=SECONDS, follow_redirects=False
+        ) as answer:
+            status = answer.status_code
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        why = type(error).__name__ if address in str(error) else str(error)
+        raise NotSent(f"{why or type(error).__name__}; see MIXLLM_ALERT_WEBHOOK") from None
+    if not 200 <= status < 300:
+        raise NotSent(f"it answered {status}; see MIXLLM_ALERT_WEBHOOK")
 
 
 def mail(settings: Settings, title: str, text: str) -> None:

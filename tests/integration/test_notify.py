@@ -180,3 +180,47 @@ def test_mail_without_a_receiver_is_said(tmp_path: Path) -> None:
         settings(tmp_path, smtp_url=SecretStr("smtp://127.0.0.1:1")), "title", "text", DETAILS
     )
     assert "MIXLLM_ALERT_TO is not set" in found
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [(302, "it answered 302"), (404, "it answered 404"), (500, "it answered 500")],
+)
+def test_a_refused_webhook_is_said_without_its_address(
+    status: int, result: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Hook(status)
+    address = f"{made.address}/services/T0/B0/secret-token"
+    (line,) = notify(settings(tmp_path, alert_webhook=SecretStr(address)), "t", "x", DETAILS)
+    made.close()
+    assert line == f"webhook failed: {result}; see MIXLLM_ALERT_WEBHOOK"
+    assert len(made.got) == 1, "where it leads is not followed"
+    assert "secret-token" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hooks.example/secret-token",
+        "http://127.0.0.1:port/secret-token",
+        "http://[/secret-token",
+        "file:///etc/passwd?secret-token",
+        "http://\u2603.\x00/secret-token",
+        "",
+    ],
+)
+def test_a_webhook_that_is_no_address_stops_nothing(
+    address: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (line,) = notify(settings(tmp_path, alert_webhook=SecretStr(address)), "t", "x", DETAILS)
+    assert line.startswith("webhook failed: ")
+    assert "secret-token" not in line + caplog.text
+
+
+def test_names_in_a_message_call_nobody(tmp_path: Path, hook: Hook) -> None:
+    told = settings(tmp_path, alert_webhook=SecretStr(hook.address))
+    notify(told, "voter <!channel>", "@here <http://evil.example|x> [a](http://b)", DETAILS)
+    ((_, body),) = hook.got
+    text = json.loads(body)["text"]
+    assert not set("<>@") & set(text)
+    assert "](" not in text
