@@ -22,7 +22,12 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(host: str, settings: Settings) -> None:
-    """Raises SettingsError for an open address without a key."""
+    """Raises SettingsError for an address, or pages, open to anybody without a key."""
+    if settings.api_key is None and "*" in settings.origins:
+        raise SettingsError(
+            "MIXLLM_ALLOWED_ORIGINS=* lets every web page use the service: set MIXLLM_API_KEY, "
+            "or name the origins"
+        )
     if settings.api_key is None and not is_loopback(host):
         raise SettingsError(
             f"refusing to listen on {host} without an API key: set MIXLLM_API_KEY, "

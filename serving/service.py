@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from typing import Any
 
 import bentoml
+from fastapi.middleware.cors import CORSMiddleware
 
+from infra.guard import Guard, Names
+from infra.permissions import close_home, private_umask
 from infra.settings import read_settings
 from models.errors import MixLLMError
 from serving import telemetry
@@ -15,10 +19,18 @@ from serving.app import create_app
 from serving.binding import check_listening
 from serving.routing import NotReady
 from serving.state import ServiceState
+from serving.supervisor import listen_privately
 
+private_umask()
+listen_privately()
 settings = read_settings()
 telemetry.start_logging(settings.log_format)
 _state: ServiceState | None = None
+# What a page of an allowed origin may read of an answer's headers.
+EXPOSED = [
+    "retry-after", "server-timing", "x-mixllm-llm", "x-mixllm-decision-id", "x-mixllm-release",
+    "x-mixllm-fallback", "x-mixllm-cost-usd",
+]  # fmt: skip
 
 
 class NoTimeout(float):
@@ -56,6 +68,7 @@ class MixLLM:
         global _state
         try:
             check_listening(settings)
+            close_home(settings.home)
         except MixLLMError as error:
             print(f"mixllm: {error}", file=sys.stderr, flush=True)
             os._exit(2)  # an open, keyless service must not serve one request
@@ -72,3 +85,19 @@ class MixLLM:
 
     async def __is_ready__(self) -> bool:
         return _state is not None and _state.champion.running is not None
+
+
+# Around everything, BentoML's own paths included. The decorators made a service of the class.
+served: Any = MixLLM
+served.add_asgi_middleware(
+    Guard, names=Names(settings.host, settings.hosts), origins=settings.origins
+)
+if settings.origins:
+    served.add_asgi_middleware(
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=EXPOSED,
+        allow_private_network=True,
+    )

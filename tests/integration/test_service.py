@@ -1,6 +1,7 @@
 """The real BentoML service over HTTP on loopback, where training's packages cannot be imported."""
 
 import re
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import text
 
@@ -46,7 +48,11 @@ def service(
     for run in ("run-1", "run-2"):
         registry.register_release(release_folder, {}, {}, reports, run)
     log = home / "service.log"
-    process, port = start(home, database, log)
+    names = {
+        "MIXLLM_ALLOWED_HOSTS": "gate.example",
+        "MIXLLM_ALLOWED_ORIGINS": "https://app.example,app://notes",
+    }
+    process, port = start(home, database, log, **names)
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
         wait_for(lambda: client.get("/livez").is_success)
         made = Service(client, registry, process, log, database, home)
@@ -77,6 +83,86 @@ def test_it_routes_without_what_trains(service: Service) -> None:
     parts = dict(re.findall(r"(\w+);dur=([\d.]+)", response.headers["server-timing"]))
     assert set(parts) == {"tokenize", "encode", "predict", "decide", "total"}
     assert "import guard" not in service.log.read_text()
+
+
+PATHS = ["/", "/v1/docs", "/v1/openapi.json", "/v1/models", "/v1/release", "/v1/refresh",
+         "/v1/route", "/v1/chat/completions", "/livez", "/readyz", "/healthz", "/metrics",
+         "/docs.json", "/schema.json", "/static_content/swagger-ui.css", "/nothing"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({"host": "evil.example"}, "host_not_allowed"),
+        ({"host": "evil.example:3000", "origin": "http://evil.example:3000"}, "host_not_allowed"),
+        ({"origin": "http://evil.example"}, "origin_not_allowed"),
+        ({"origin": "http://app.example"}, "origin_not_allowed"),
+        ({"origin": "null"}, "origin_not_allowed"),
+        ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, "origin_not_allowed"),
+    ],
+)
+def test_no_path_answers_another_page_or_another_name(
+    service: Service, headers: dict[str, str], code: str
+) -> None:
+    for path in PATHS:
+        for method in ("GET", "POST", "OPTIONS"):
+            answer = service.client.request(method, path, headers=headers)
+            assert answer.status_code == 403, (method, path)
+            assert answer.json()["error"]["code"] == code
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_its_own_names_and_pages_are_answered(service: Service) -> None:
+    own = str(service.client.base_url).rstrip("/")
+    for headers in (
+        {"host": "gate.example"},
+        {"host": "gate.example", "origin": "https://gate.example"},
+        {"host": "localhost:1"},
+        {"origin": own},
+    ):
+        answer = service.client.post("/v1/route", json={"query": "hello"}, headers=headers)
+        assert answer.status_code == 200, headers
+
+
+@pytest.mark.parametrize("origin", ["https://app.example", "app://notes"])
+def test_pages_of_an_allowed_origin_use_it(service: Service, origin: str) -> None:
+    site = {"origin": origin, "sec-fetch-site": "cross-site"}
+    preflight = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-mixllm-max-cost",
+    }
+    for path in ("/v1/chat/completions", "/v1/route", "/v1/feedback"):
+        asked = service.client.options(path, headers={**site, **preflight})
+        assert asked.status_code == 200
+        assert asked.headers["access-control-allow-origin"] == origin
+        assert "POST" in asked.headers["access-control-allow-methods"]
+        assert "x-mixllm-max-cost" in asked.headers["access-control-allow-headers"]
+        assert "access-control-allow-credentials" not in asked.headers
+    routed = service.client.post("/v1/route", json={"query": "hello"}, headers=site)
+    assert routed.status_code == 200
+    assert routed.headers["access-control-allow-origin"] == origin
+    assert "x-mixllm-llm" in routed.headers["access-control-expose-headers"].lower()
+    refused = service.client.post("/v1/route", json={}, headers=site)
+    assert refused.status_code == 422
+    assert refused.headers["access-control-allow-origin"] == origin, "the page may read why"
+
+
+def test_nothing_else_listens(service: Service) -> None:
+    """BentoML's supervisor would take commands from anybody on two ports of its own."""
+    family = [psutil.Process(service.process.pid)]
+    family += family[0].children(recursive=True)
+    listening = {
+        connection.laddr.port
+        for member in family
+        for connection in member.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    }
+    assert listening == {service.client.base_url.port}
+
+
+def test_what_the_service_keeps_is_private(service: Service) -> None:
+    paths = [service.home, *service.home.rglob("*")]
+    assert [path for path in paths if path.lstat().st_mode & 0o077] == []
 
 
 def test_options_are_respected(service: Service) -> None:

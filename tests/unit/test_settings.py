@@ -54,3 +54,41 @@ def test_an_open_address_needs_a_key(host: str, monkeypatch: pytest.MonkeyPatch)
         check_host(host, Settings())
     monkeypatch.setenv("MIXLLM_API_KEY", "k")
     check_host(host, Settings())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALLOWED_ORIGINS", "app.example"),
+        ("ALLOWED_ORIGINS", "https://app.example/"),
+        ("ALLOWED_ORIGINS", "https://app.example/path"),
+        ("ALLOWED_ORIGINS", "https://user@app.example"),
+        ("ALLOWED_ORIGINS", "https://a.example https://b.example"),
+        ("ALLOWED_HOSTS", "https://gate.example"),
+        ("ALLOWED_HOSTS", "gate.example:443"),
+        ("ALLOWED_HOSTS", "gate.*"),
+        ("ALLOWED_HOSTS", "gate.example/path"),
+    ],
+)
+def test_a_bad_name_or_origin_is_named(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"MIXLLM_{variable}", value)
+    with pytest.raises(SettingsError, match=f"MIXLLM_{variable}: .* is not a"):
+        read_settings()
+
+
+def test_names_and_origins_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXLLM_ALLOWED_HOSTS", " Gate.Example, *.corp.example,::1,")
+    monkeypatch.setenv("MIXLLM_ALLOWED_ORIGINS", "https://App.example:8443,app://notes")
+    settings = read_settings()
+    assert settings.hosts == ("gate.example", "*.corp.example", "::1")
+    assert settings.origins == ("https://app.example:8443", "app://notes")
+
+
+def test_any_page_may_use_the_service_only_with_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXLLM_ALLOWED_ORIGINS", "*")
+    with pytest.raises(SettingsError, match="MIXLLM_API_KEY"):
+        check_host("127.0.0.1", read_settings())
+    monkeypatch.setenv("MIXLLM_API_KEY", "k")
+    check_host("127.0.0.1", read_settings())
