@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from infra.permissions import passable
+from infra.text import dump_json, storable_text
 from models.errors import SettingsError, StoreError
 
 DRIVER = "postgresql+psycopg2"
@@ -84,14 +85,42 @@ def database_address(configured: str | None, home: Path) -> str:
 
 
 def connect(address: str) -> Engine:
-    """An engine that checks a connection before it trusts it, and gives up soon."""
-    return create_engine(
+    """An engine that checks a connection before it trusts it, and gives up soon.
+
+    Every text that goes through it is made storable: a NUL in a name or a message is no error.
+    """
+    engine = create_engine(
         normal_url(address),
         pool_pre_ping=True,
         pool_size=4,
         executemany_mode="values_plus_batch",  # many rows, one round trip
+        json_serializer=dump_json,
         connect_args={"connect_timeout": CONNECT_SECONDS},
     )
+    event.listen(engine, "before_cursor_execute", store_text, retval=True)
+    return engine
+
+
+def store_text(
+    _connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any
+) -> tuple[str, Any]:
+    """SQLAlchemy's hook before each statement: its parameters with storable text."""
+    if isinstance(parameters, dict):
+        return statement, with_storable_text(parameters)
+    if isinstance(parameters, list | tuple) and all(isinstance(p, dict) for p in parameters):
+        return statement, [with_storable_text(p) for p in parameters]
+    return statement, parameters
+
+
+def with_storable_text(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: storable_text(value)
+        if isinstance(value, str)
+        else [storable_text(v) if isinstance(v, str) else v for v in value]
+        if isinstance(value, list)
+        else value
+        for name, value in parameters.items()
+    }
 
 
 def ping(engine: Engine) -> None:

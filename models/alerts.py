@@ -59,6 +59,7 @@ KINDS: Final[dict[str, Kind]] = {
     "learning-unstable": Kind("Online learning is unstable", "rollback-policy"),
     "feedback-poisoned": Kind("Feedback is poisoned", "leave-out-voter"),
     "stale-release": Kind("The release is old", "retrain", "observe"),
+    "rows-refused": Kind("Postgres refuses rows", "tell"),
 }
 assert set(KINDS) == set(THRESHOLDS)
 

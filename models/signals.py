@@ -37,6 +37,7 @@ THRESHOLDS: Final = {
     "learning-unstable": 1.0,
     "feedback-poisoned": 1.0,
     "stale-release": 90.0,
+    "rows-refused": 1.0,
 }
 # Tokens count as quality does, on another scale: a third more or fewer.
 TOKENS_SCALE: Final = 0.25

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from models.errors import StoreError
-from models.signals import Signal
 from monitoring.tables import alerts, audit
+
+if TYPE_CHECKING:  # what it needs to be computed is nothing that the service loads
+    from models.signals import Signal
 
 OPEN, CLOSED = "open", "closed"
 

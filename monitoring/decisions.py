@@ -14,6 +14,7 @@ from uuid import UUID
 import numpy as np
 from sqlalchemy import Engine, func, select
 
+from infra.text import storable_text
 from models.decision import Decision
 from models.digest import digest_text
 from models.release import Release, Routing
@@ -127,16 +128,12 @@ def _common(asked: Asked, seconds: float) -> dict[str, Any]:
         "id": str(new_id()),
         "decided_at": datetime.now(UTC).isoformat(),
         # Postgres text holds no NUL and no lone surrogate.
-        "query": storable(query) if store_queries == "full" else None,
+        "query": storable_text(query) if store_queries == "full" else None,
         "query_sha256": digest_text(query) if store_queries != "none" else None,
         "query_characters": len(query),
         "seconds": seconds,
         "key_id": asked.key_id,
     }
-
-
-def storable(text: str) -> str:
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
 
 
 def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
@@ -145,12 +142,11 @@ def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    # Rows of a journal that an older version left lack the newer columns.
-    added = ("unseen_score", "key_id", "form", "query_tokens", "policy_version")
-    typed = {**dict.fromkeys(added), **row}
-    for name in ("embedding", "form"):
-        typed[name] = base64.b64decode(typed[name]) if typed[name] is not None else None
-    return typed
+    arrays = {name: row.get(name) for name in ("embedding", "form")}
+    return row | {
+        name: base64.b64decode(text, validate=True) if text is not None else None
+        for name, text in arrays.items()
+    }
 
 
 def read_decision(engine: Engine, identity: UUID) -> dict[str, Any] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, func, insert, select, text
 
+from monitoring.rows import typed
 from monitoring.tables import feedback
 
 # Whoever inserts holds it until the commit, so that positions grow as commits do.
@@ -33,17 +33,17 @@ def insert_feedback(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
         known, last = _there_already(connection, rows)
         fresh = []
         for row in rows:
-            typed = _typed(row)
-            place = (typed["decision_id"], typed["source"], typed["key_id"])
+            vote = _typed(row)
+            place = (vote["decision_id"], vote["source"], vote["key_id"])
             before = last.get(place)
-            if typed["id"] in known or (before is not None and _same(before, typed)):
+            if vote["id"] in known or (before is not None and _same(before, vote)):
                 continue
             if before is not None:
-                typed["revision"] = before["revision"] + 1
-                typed["replaced_reward"] = reward_of(before)
-            known.add(typed["id"])
-            last[place] = typed
-            fresh.append(typed)
+                vote["revision"] = before["revision"] + 1
+                vote["replaced_reward"] = reward_of(before)
+            known.add(vote["id"])
+            last[place] = vote
+            fresh.append(vote)
         if fresh:
             connection.execute(insert(feedback), fresh)
 
@@ -71,14 +71,7 @@ def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **row,
-        "id": UUID(row["id"]),
-        "decision_id": UUID(row["decision_id"]),
-        "received_at": datetime.fromisoformat(row["received_at"]),
-        "revision": 1,
-        "replaced_reward": None,
-    }
+    return typed(feedback, {**row, "revision": 1, "replaced_reward": None})
 
 
 def read_feedback(engine: Engine, decision_id: UUID) -> list[dict[str, Any]]:

@@ -39,7 +39,12 @@ from serving.schemas import (
     RouteResponse,
 )
 from serving.state import ServiceState
-from serving.views import challenger_summary, policy_summary, route_response
+from serving.views import (
+    challenger_summary,
+    journal_summary,
+    policy_summary,
+    route_response,
+)
 
 DESCRIPTION = """
 Routes each query to the LLM with the best predicted trade-off of quality, cost and time.
@@ -55,6 +60,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": ErrorResponse, "description": "The key's rate or budget is used up."},
     431: {"model": ErrorResponse, "description": "The headers are too large."},
     503: {"model": ErrorResponse, "description": "No release is loaded yet."},
+}
+NOT_KEPT: dict[int | str, dict[str, Any]] = {
+    507: {"model": ErrorResponse, "description": "The disk is full: the feedback is not kept."},
 }
 CHAT_ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The LLM refused what was asked."},
@@ -170,13 +178,16 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     @routes.post(
         "/feedback",
         summary="Say how good an answer was",
-        responses={404: {"model": ErrorResponse, "description": "No such decision of yours."}},
+        responses={
+            404: {"model": ErrorResponse, "description": "No such decision of yours."},
+            **NOT_KEPT,
+        },
     )
     def give_feedback(found: FeedbackRequest, state: State, key_id: MayFeedBack) -> dict[str, str]:
         feedback.keep(state, found, key_id)
         return {"status": "kept"}
 
-    @routes.post("/feedback/batch", summary="Say how good many answers were")
+    @routes.post("/feedback/batch", summary="Say how good many answers were", responses=NOT_KEPT)
     def give_feedback_batch(
         found: FeedbackBatchRequest, state: State, key_id: MayFeedBack
     ) -> FeedbackBatchResponse:
@@ -185,6 +196,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     @routes.post(
         "/feedback/import",
         summary="Take the scores of an OpenAI evaluation run, its output items as JSON Lines",
+        responses=NOT_KEPT,
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -216,7 +228,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
         ]
 
     @routes.get("/release", summary="The release that answers")
-    async def release(state: State, key_id: MayRoute) -> dict[str, Any]:
+    def release(state: State, key_id: MayRoute) -> dict[str, Any]:
         running = state.champion.running
         if running is None:
             raise NotReady
@@ -231,10 +243,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
             "catalog_error": state.champion.catalog_error,
             "policy": policy_summary(state, running.release.digest),
             "challenger": challenger_summary(state),
-            "unwritten_decisions": state.decisions.waiting,
-            "unwritten_answers": state.answers.waiting,
-            "unwritten_feedback": state.feedback.waiting,
-            "database_error": state.database_error,
+            **journal_summary(state),
         }
 
     @routes.post("/refresh", summary="Look for a new champion and disabled candidates now")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,8 @@ from fastapi import HTTPException
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from monitoring.decisions import new_id, storable
+from infra.text import storable_text
+from monitoring.decisions import new_id
 from monitoring.feedback import reward_of
 from serving import metrics
 from serving.observations import as_uuid
@@ -96,7 +98,15 @@ def append(state: ServiceState, rows: Sequence[dict[str, Any]]) -> None:
     try:
         state.feedback.append(*rows)
     except OSError as error:
-        raise HTTPException(503, f"the feedback cannot be kept: {error.strerror}") from error
+        metrics.refused.labels("disk").inc()
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        why = error.strerror or str(error)
+        raise HTTPException(
+            507 if full else 503,
+            f"the feedback is not kept: it cannot be written to the service's disk ({why}); send it "
+            "again later",
+            {"retry-after": "60"},
+        ) from error
     for row in rows:
         kind = "binary" if row["quality"] is None else "graded"
         metrics.feedback.labels(row["llm"], kind).inc()
@@ -127,12 +137,12 @@ def feedback_row(state: ServiceState, found: FeedbackRequest, key_id: str | None
         "id": str(new_id()),
         "received_at": datetime.now(UTC).isoformat(),
         "decision_id": str(identity),
-        "source": storable(found.source),
+        "source": storable_text(found.source),
         "key_id": key_id,
         "llm": llm,
         "satisfied": found.satisfied,
         "quality": found.quality,
-        "comment": None if found.comment is None else storable(found.comment),
+        "comment": None if found.comment is None else storable_text(found.comment),
         "prompt_tokens": found.prompt_tokens,
         "response_tokens": found.response_tokens,
         "seconds": found.seconds,

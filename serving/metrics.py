@@ -22,8 +22,26 @@ seconds = bentoml.metrics.Histogram(
 )
 waiting = bentoml.metrics.Gauge(
     "mixllm_unwritten_decisions",
-    "Decisions not yet known to be in Postgres.",
+    "Rows of every journal not yet known to be in Postgres.",
     multiprocess_mode="livesum",
+)
+unwritten = bentoml.metrics.Gauge(
+    "mixllm_unwritten_rows",
+    "Rows not yet known to be in Postgres.",
+    ["journal"],
+    multiprocess_mode="livesum",
+)
+dead_letters = bentoml.metrics.Gauge(
+    "mixllm_dead_letters",
+    "Rows of this machine that Postgres refused: mixllm dead-letters list.",
+    ["journal"],
+    multiprocess_mode="livemax",
+)
+rows_refused = bentoml.metrics.Counter(
+    "mixllm_rows_refused_total", "Rows that have become dead letters.", ["journal"]
+)
+rows_lost = bentoml.metrics.Counter(
+    "mixllm_rows_lost_total", "Rows that could not be written to the disk.", ["journal"]
 )
 loads = bentoml.metrics.Counter("mixllm_release_loads_total", "Releases loaded since the start.")
 SLOW_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)

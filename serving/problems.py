@@ -31,6 +31,7 @@ NAMES = {
     502: "upstream_error",
     503: "unavailable",
     504: "upstream_timeout",
+    507: "out_of_space",
 }
 
 

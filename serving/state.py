@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,18 +15,19 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from infra.settings import Settings
+from infra.text import dump_line
 from models.manifest import Manifest
 from models.waiting import WaitingTracker
-from monitoring.answers import insert_answers, read_answer
-from monitoring.decisions import insert_decisions, read_decision
-from monitoring.feedback import insert_feedback
-from monitoring.journal import Journal
-from monitoring.releases import insert_releases, release_row
+from monitoring.answers import read_answer
+from monitoring.dead_letters import raise_alert
+from monitoring.decisions import read_decision
+from monitoring.journal import DatabaseAway, Journal
+from monitoring.journals import JOURNALS
+from monitoring.releases import release_row
+from monitoring.rows import check_table
 from monitoring.schema import open_store
-from monitoring.shadows import insert_shadows
 from serving import metrics
 from serving.challenger import Challenger
 from serving.champion import Champion
@@ -48,14 +49,12 @@ class ServiceState:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.champion = Champion(settings, self._note_release)
-        self.decisions = self._journal("journal", insert_decisions)
-        self.answers = self._journal("journal-answers", insert_answers)
-        self.feedback = self._journal("journal-feedback", self._insert_feedback, synced=True)
-        self.releases = self._journal("journal-releases", insert_releases)
+        self.journals = {name: self._journal(name) for name in JOURNALS}
+        self.releases, self.decisions = self.journals["releases"], self.journals["decisions"]
+        self.answers, self.feedback = self.journals["answers"], self.journals["feedback"]
         self.tracker = WaitingTracker()
         self.policy = PolicyFollower(settings, self.champion, lambda: self.engine)
         self.keys = KeyRing(settings, lambda: self.engine)
-        self.shadows = self._journal("journal-shadows", insert_shadows)
         self.challenger = Challenger(settings, self.tracker, self._keep_shadow, self._note_release)
         self.champion.followers.append(self.challenger)
         self.router = Router(
@@ -76,18 +75,10 @@ class ServiceState:
         self._stop = threading.Event()
         self._gauges = threading.Thread(target=self._show_queues, name="gauges", daemon=True)
 
-    @property
-    def journals(self) -> dict[str, Journal]:
-        """Every journal by what it holds."""
-        names = ("releases", "decisions", "answers", "feedback", "shadows")
-        return {name: getattr(self, name) for name in names}
-
     def start(self) -> None:
         # What a killed process left can be voted on before Postgres has it.
-        for row in self.decisions.left():
-            self._recent.put(row["id"], row)
-        for row in self.answers.left():
-            self._recent.put(f"answer {row['decision_id']}", row)
+        self._recall(self.decisions, "id", "")
+        self._recall(self.answers, "decision_id", "answer ")
         self.keys.start()
         for journal in self.journals.values():
             journal.start()
@@ -95,6 +86,15 @@ class ServiceState:
         self.champion.start()
         self.policy.start()
         self._gauges.start()
+
+    def _recall(self, journal: Journal, column: str, prefix: str) -> None:
+        """Remember rows that wait in files. What is none is looked at when it is inserted."""
+        try:
+            for row in journal.newest(RECENT):
+                if isinstance(identity := row.get(column), str):
+                    self._recent.put(prefix + identity, row)
+        except OSError as error:
+            log.error("%s cannot be read: %s", journal.folder, error)
 
     def stop(self) -> None:
         self._stop.set()
@@ -124,48 +124,65 @@ class ServiceState:
         errors = (journal.last_error for journal in self.journals.values())
         return next((error for error in errors if error is not None), None)
 
-    def _journal(
-        self,
-        name: str,
-        insert: Callable[[Engine, Sequence[dict[str, Any]]], None],
-        synced: bool = False,
-    ) -> Journal:
-        def write(rows: Sequence[dict[str, Any]]) -> None:
+    @property
+    def disk_error(self) -> str | None:
+        errors = (journal.disk_error for journal in self.journals.values())
+        return next((error for error in errors if error is not None), None)
+
+    def _journal(self, name: str) -> Journal:
+        kind = JOURNALS[name]
+
+        def engine() -> Engine:
             try:
-                engine = self.engine
-            except SQLAlchemyError:
-                raise
+                return self.engine
             except Exception as error:  # the embedded server did not start, say: rows wait
-                raise SQLAlchemyError(str(error)) from error
-            insert(engine, rows)
+                raise DatabaseAway(str(error).partition("\n")[0]) from error
 
-        return Journal(self.settings.home / name, write, self.settings.flush_seconds, synced)
+        def insert(rows: Sequence[dict[str, Any]]) -> None:
+            # Votes go after what they are about: whoever reads a vote finds its decision.
+            before = (self.releases, self.decisions, self.answers) if name == "feedback" else ()
+            if not all(journal.flush() for journal in before):
+                raise DatabaseAway("the decisions that votes are about wait for Postgres")
+            kind.insert(engine(), rows)
 
-    def _insert_feedback(self, engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
-        """Votes go after what they are about: whoever reads a vote finds its decision."""
-        if not (self.releases.flush() and self.decisions.flush() and self.answers.flush()):
-            raise SQLAlchemyError("the decisions that votes are about wait for Postgres")
-        insert_feedback(engine, rows)
+        return Journal(
+            self.settings.home / kind.folder,
+            insert,
+            self.settings.flush_seconds,
+            kind.synced,
+            check=lambda: check_table(engine(), kind.table),
+            refused=lambda rows: self._rows_refused(name, rows),
+        )
+
+    def _rows_refused(self, name: str, rows: int) -> None:
+        """Rows have become dead letters: tell people."""
+        metrics.rows_refused.labels(name).inc(rows)
+        running = self.champion.running
+        release = (running.release.digest, running.version) if running else ("", "none")
+        try:
+            letters = self.journals[name].dead_letters.read()
+            raise_alert(self.engine, name, letters, release, self.settings.alerts)
+        except Exception as error:  # the log and the metric tell it all the same
+            log.error("no alert could be raised: %s", str(error).partition("\n")[0])
 
     def _note_release(self, manifest: Manifest, version: str) -> None:
-        self._append(self.releases, release_row(manifest, version))
+        self._keep("releases", release_row(manifest, version))
 
-    def _append(self, journal: Journal, row: dict[str, Any]) -> None:
-        try:
-            journal.append(row)
-        except OSError as error:  # a full disk is not the caller's outage
-            log.error("a row could not be kept: %s", error)
+    def _keep(self, name: str, row: dict[str, Any]) -> None:
+        """A full disk is not the caller's outage: what cannot be kept is counted."""
+        if not self.journals[name].keep(row):
+            metrics.rows_lost.labels(name).inc()
 
     def _keep_decision(self, row: dict[str, Any]) -> None:
-        self._append(self.decisions, row)
+        self._keep("decisions", row)
         self._recent.put(row["id"], row)
 
     def _keep_shadow(self, row: dict[str, Any]) -> None:
-        self._append(self.shadows, row)
+        self._keep("shadows", row)
 
     def keep_answer(self, row: dict[str, Any]) -> None:
         """Keep what became of a decision; the first answer to it stays."""
-        self._append(self.answers, row)
+        self._keep("answers", row)
         self._recent.put(f"answer {row['decision_id']}", row)
         self.keys.charge(row["key_id"], row["cost_usd"])
 
@@ -220,14 +237,16 @@ class ServiceState:
             return row, self._recent.get(f"answer {name}")
         if (row := read_decision(self.engine, identity)) is not None:
             return row, read_answer(self.engine, identity)
-        row = next((r for r in self.decisions.left() if r["id"] == name), None)
-        answers = (r for r in self.answers.left() if r["decision_id"] == name)
-        return row, next(answers, None) if row is not None else None
+        row = self.decisions.find("id", name)
+        return row, self.answers.find("decision_id", name) if row is not None else None
 
     def _show_queues(self) -> None:
         """Keep the gauges up to date; not on the request's path, where each costs its share."""
         while not self._stop.wait(GAUGE_SECONDS):
             metrics.waiting.set(self.unwritten)
+            for name, journal in self.journals.items():
+                metrics.unwritten.labels(name).set(journal.waiting)
+                metrics.dead_letters.labels(name).set(journal.dead_letters.count())
             now, endpoints = time.monotonic(), self.gateway.endpoints
             waiting = self.tracker.delays(list(endpoints), now).waiting.tolist()
             for (name, endpoint), seconds in zip(endpoints.items(), waiting, strict=True):
@@ -249,7 +268,7 @@ class Recent:
         self._lock = threading.Lock()
 
     def put(self, identity: str, row: dict[str, Any]) -> None:
-        line = orjson.dumps(row)
+        line = dump_line(row)
         with self._lock:
             self._rows[identity] = line
             if len(self._rows) > RECENT:

@@ -21,6 +21,20 @@ def policy_summary(state: ServiceState, release: str) -> dict[str, Any]:
     }
 
 
+def journal_summary(state: ServiceState) -> dict[str, Any]:
+    """What waits for Postgres on this machine, what it refused, what could not be written, and why."""
+    journals = state.journals
+    return {
+        "unwritten_decisions": journals["decisions"].waiting_here(),
+        "unwritten_answers": journals["answers"].waiting_here(),
+        "unwritten_feedback": journals["feedback"].waiting_here(),
+        "dead_letters": {name: journal.dead_letters.count() for name, journal in journals.items()},
+        "rows_lost": {name: journal.lost for name, journal in journals.items()},
+        "database_error": state.database_error,
+        "disk_error": state.disk_error,
+    }
+
+
 def route_response(routed: Routed, explained: bool) -> RouteResponse:
     """The answer of ``/v1/route``."""
     routing = routed.routing

@@ -9,12 +9,16 @@ from uuid import UUID
 
 import orjson
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event, insert, text
 from sqlalchemy.exc import OperationalError
 
+from infra.database import connect
 from models.release import Release
+from monitoring.alert_log import note, read_alert, read_audit
+from monitoring.dead_letters import DeadLetter, raise_alert
 from monitoring.decisions import (
     Asked,
+    _decoded,
     count_decisions,
     decision_row,
     fallback_row,
@@ -23,6 +27,10 @@ from monitoring.decisions import (
     read_decision,
 )
 from monitoring.journal import Journal, read_segment
+from monitoring.journals import JOURNALS, JournalKind
+from monitoring.keys import create_key, list_keys
+from monitoring.rows import check_table, typed
+from monitoring.tables import decisions
 
 
 def row(number: int = 0) -> dict[str, Any]:
@@ -40,6 +48,9 @@ class Database:
         if self.away:
             raise OperationalError("INSERT", {}, OSError("connection refused"))
         insert_decisions(self.engine, rows)
+
+    def check(self) -> None:
+        check_table(self.engine, decisions)
 
 
 @pytest.fixture
@@ -144,14 +155,169 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
 def test_rows_that_postgres_refuses_do_not_stop_the_others(
     database: Database, tmp_path: Path
 ) -> None:
-    journal = Journal(tmp_path, database.insert, flush_seconds=0.05)
-    journal.append(row(1))
-    journal.append({**row(2), "llm": None})
-    journal.append(row(3))
+    bad = [
+        {**row(), "llm": None},
+        {},
+        {**row(), "id": "no uuid"},
+        {**row(), "decided_at": "yesterday"},
+        {**row(), "query_characters": 2**40},
+        {**row(), "query_characters": "many"},
+        {**row(), "propensity": [1.0]},
+        {**row(), "propensity": True},
+        {**row(), "seconds": float("nan")},
+        {**row(), "embedding": "no base64!"},
+        {**row(), "llm": os.urandom(20_000).hex()},  # more than an index takes
+        {**row(), "colour": "a column of a later version"},
+        {"id": str(new_id())},
+    ]
+    good = [{**row(1), "llm": "a\x00b", "fallback": "\ud800"}, row(2)]
+    journal = Journal(tmp_path, database.insert, 60, check=database.check)
+    journal.append(good[0])
+    for each in bad:
+        journal.append(each)
+    journal.append(good[1])
     assert journal.flush()
     assert count_decisions(database.engine) == 2
-    assert len(list(tmp_path.glob("*.refused"))) == 1
+    assert len(journal.dead_letters.read()) == len(bad)
+    assert journal.waiting == 0
+    stored = read_decision(database.engine, UUID(good[0]["id"]))
+    assert stored is not None
+    assert (stored["llm"], stored["fallback"]) == ("a\ufffdb", "?")
     journal.close()
+
+
+def test_columns_that_the_first_row_lacks_are_kept_of_the_others(database: Database) -> None:
+    whole = {**row(), "key_id": "key", "domain": "sums"}
+    older = {name: value for name, value in row().items() if name not in ("key_id", "domain")}
+    database.insert([older, whole])
+    stored = read_decision(database.engine, UUID(whole["id"]))
+    assert stored is not None
+    assert (stored["key_id"], stored["domain"]) == ("key", "sums")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "undo"),
+    [
+        ("ALTER TABLE decisions RENAME TO d", "ALTER TABLE d RENAME TO decisions"),
+        (
+            "ALTER TABLE decisions RENAME COLUMN domain TO d",
+            "ALTER TABLE decisions RENAME COLUMN d TO domain",
+        ),
+        (
+            "ALTER DATABASE {name} SET default_transaction_read_only = on",
+            "ALTER DATABASE {name} SET default_transaction_read_only = off",
+        ),
+    ],
+)
+def test_a_database_that_takes_no_row_at_all_blames_none(
+    database: Database, tmp_path: Path, trouble: str, undo: str
+) -> None:
+    def run(statement: str) -> None:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+            c.execute(text("SET default_transaction_read_only = off"))
+            c.execute(text(statement.format(name=database.engine.url.database)))
+        database.engine.dispose()
+
+    journal = Journal(tmp_path, database.insert, 60, check=database.check)
+    run(trouble)
+    journal.append(row(1))
+    for _ in range(8):
+        assert not journal.flush()
+    assert journal.last_error is not None
+    run(undo)
+    assert journal.flush()
+    assert count_decisions(database.engine) == 1
+    assert journal.dead_letters.count() == 0
+    journal.close()
+
+
+def test_a_locked_row_and_a_locked_table_only_wait(database: Database, tmp_path: Path) -> None:
+    @event.listens_for(database.engine, "connect")
+    def _soon(connection: Any, _: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '50ms'")
+        connection.commit()
+
+    database.engine.dispose()
+    journal = Journal(tmp_path, database.insert, 60, check=database.check)
+    rows = [row(i) for i in range(3)]
+    other = connect(database.engine.url.render_as_string(hide_password=False))
+    with other.connect() as holder:
+        holder.execute(text("LOCK TABLE decisions IN ACCESS EXCLUSIVE MODE"))
+        journal.append(*rows)
+        assert not journal.flush()
+        holder.rollback()
+    with other.connect() as holder:  # the same id, not committed yet
+        holder.execute(insert(decisions).values(typed(decisions, _decoded(rows[1]))))
+        assert not journal.flush()
+        assert count_decisions(database.engine) == 0
+        holder.rollback()
+    other.dispose()
+    assert journal.flush()
+    assert count_decisions(database.engine) == 3
+    assert journal.dead_letters.count() == 0
+    journal.close()
+
+
+def test_a_server_without_a_free_connection_only_waits(
+    empty_database: str, database: Database, tmp_path: Path
+) -> None:
+    name = database.engine.url.database
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE ROLE crowded LOGIN"))
+        connection.execute(text(f"GRANT ALL ON DATABASE {name} TO crowded"))
+        connection.execute(text("GRANT SELECT, INSERT ON decisions TO crowded"))
+        connection.execute(text("ALTER ROLE crowded CONNECTION LIMIT 0"))
+    crowded = connect(database.engine.url.set(username="crowded").render_as_string(False))
+    try:
+        journal = Journal(
+            tmp_path,
+            lambda rows: insert_decisions(crowded, rows),
+            60,
+            check=lambda: check_table(crowded, decisions),
+        )
+        journal.append(row(1))
+        for _ in range(8):
+            assert not journal.flush()
+        assert "too many connections" in str(journal.last_error)
+        with database.engine.begin() as connection:
+            connection.execute(text("ALTER ROLE crowded CONNECTION LIMIT -1"))
+        assert journal.flush()
+        assert journal.dead_letters.count() == 0
+        journal.close()
+    finally:
+        crowded.dispose()
+        with database.engine.begin() as connection:
+            connection.execute(text("DROP OWNED BY crowded CASCADE"))
+            connection.execute(text("DROP ROLE crowded"))
+
+
+@pytest.mark.parametrize("kind", JOURNALS.values(), ids=JOURNALS)
+def test_every_journal_s_table_can_be_checked(engine: Engine, kind: JournalKind) -> None:
+    check_table(engine, kind.table)
+    kind.insert(engine, [])
+
+
+def test_dead_letters_raise_one_alert_until_it_has_cooled_down(
+    engine: Engine, tmp_path: Path
+) -> None:
+    letters = [DeadLetter.of(b"{}", "column llm has no value")]
+    number = raise_alert(engine, "answers", letters, ("digest", "3"))
+    assert number is not None
+    alert = read_alert(engine, number)
+    assert (alert["name"], alert["subject"], alert["state"]) == ("rows-refused", "answers", "open")
+    assert "column llm has no value" in alert["signal"]["what"]
+    assert raise_alert(engine, "answers", letters, ("digest", "3")) is None
+    assert raise_alert(engine, "feedback", letters, ("digest", "3")) is not None
+
+
+def test_text_that_postgres_cannot_hold_enters_nowhere_as_it_is(engine: Engine) -> None:
+    create_key(engine, "a\x00key\ud800", ["route"])
+    note(engine, "what\x00", "why", "result", evidence={"told\x00": ["\ud800"]})
+    assert [row["name"] for row in list_keys(engine)] == ["a\ufffdkey?"]
+    (line,) = read_audit(engine)
+    assert line["what"] == "what\ufffd"
+    assert line["evidence"] == {"told\ufffd": ["?"]}
 
 
 def test_ids_are_ordered_by_time_and_distinct() -> None:
@@ -186,22 +352,3 @@ def test_only_what_privacy_allows_is_stored(
     assert stored["scores"][stored["llm"]]["score"] == max(
         scores["score"] for scores in stored["scores"].values()
     )
-
-
-def test_a_disk_that_takes_no_new_file_loses_nothing(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    journal = Journal(tmp_path, database.insert, flush_seconds=0.05)
-    journal.append(row(1))
-    with monkeypatch.context() as full:
-
-        def refuse() -> None:
-            raise OSError("no space left on device")
-
-        full.setattr(journal, "_open_segment", refuse)
-        with pytest.raises(OSError, match="no space left"):
-            journal.flush()
-        journal.append(row(2))
-    assert journal.flush()
-    assert count_decisions(database.engine) == 2
-    journal.close()
