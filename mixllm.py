@@ -144,7 +144,7 @@ def ingest(
 ) -> None:
     """Check an evaluation set, or convert RouterBench's wide table, and write it as Parquet."""
     from models.catalog import read_catalog
-    from models.evaluation_set import read_evaluation_set, write_evaluation_set
+    from models.evaluation_set import read_evaluation_set, rows_text, write_evaluation_set
     from models.routerbench import read_routerbench
 
     if source.is_dir():
@@ -158,8 +158,10 @@ def ingest(
     write_evaluation_set(data, out)
     console.print(
         f"{data.name}: {len(data.queries)} queries, {len(data.outcomes)} outcomes, "
-        f"{len(data.candidates)} candidates, {data.quarantined} bad rows set aside → {out}"
+        f"{len(data.candidates)} candidates, {rows_text(data.quarantined)} set aside → {out}"
     )
+    for note in data.notes:
+        console.print(f"note: {note}", markup=False)
 
 
 def train_with(

@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import SettingsError, nearest
+from models.regular_file import UnusableFile
 from models.signals import THRESHOLDS, Signal
+from models.yaml_file import read_yaml
 
 Mode = Literal["observe", "propose", "act"]
 Repair = Literal[
@@ -88,8 +89,8 @@ def read_rules(path: Path | None) -> Rules:
     if path is None:
         return Rules(rules)
     try:
-        given = yaml.safe_load(path.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+        given = read_yaml(path) or {}
+    except UnusableFile as error:
         raise SettingsError(f"{path}: {error}") from error
     if not isinstance(given, dict):
         raise SettingsError(f"{path}: expected a mapping of alerts to their rules")

@@ -5,15 +5,43 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from models.errors import CatalogError, nearest
+from models.numerals import read_number
+from models.regular_file import UnusableFile
+from models.yaml_file import dump_yaml, read_yaml
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
+
+def plain_number(value: Any) -> Any:
+    """A number, also one in quotes; ``yes`` is not 1. Raises ValueError."""
+    if isinstance(value, bool):
+        raise ValueError("is true or false, not a number")
+    if isinstance(value, str):
+        return read_number(value)
+    return value
+
+
+# No price, speed or time comes near it; what does would overflow the costs.
+MOST: Final = 1e9
+Number = BeforeValidator(plain_number)
+Name = Annotated[
+    str,
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"
+    ),
+]
+Amount = Annotated[float, Number, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Positive = Annotated[float, Number, Field(gt=0, le=MOST, allow_inf_nan=False)]
+Count = Annotated[int, Number, Field(gt=0)]
 # Hop-by-hop and framing headers are the gateway's own.
 RESERVED_HEADERS: Final = {
     "host",
@@ -48,7 +76,7 @@ class Upstream(BaseModel):
     connect_timeout: Positive = 5.0
     first_token_timeout: Positive = 60.0
     total_timeout: Positive = 600.0
-    retries: Annotated[int, Field(ge=0, le=10)] = 1
+    retries: Annotated[int, Number, Field(ge=0, le=10)] = 1
     stream_usage: bool = True
 
     @model_validator(mode="after")
@@ -75,7 +103,7 @@ class Candidate(BaseModel):
     output_price: Amount
     tokens_per_second: Positive
     time_to_first_token: Amount
-    context_window: Annotated[int, Field(gt=0)] | None = None
+    context_window: Count | None = None
     abilities: tuple[Name, ...] = ()
     upstream: Upstream | None = None
 
@@ -94,6 +122,10 @@ class Catalog(BaseModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"candidates listed twice: {', '.join(twice)}")
+        lower = [name.lower() for name in names]
+        alike = sorted(name for name in names if lower.count(name.lower()) > 1)
+        if alike:
+            raise ValueError(f"candidates that differ only in case: {', '.join(alike)}")
         if self.default is not None and self.default not in names:
             raise ValueError(
                 f"default: no candidate {self.default!r}; {nearest(self.default, names)}"
@@ -121,7 +153,7 @@ class Catalog(BaseModel):
         return Catalog(llms=tuple(self.get(name) for name in names), default=default)
 
     def dump_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(exclude_none=True), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json", exclude_none=True))
 
 
 def parse_catalog(data: Any, where: str) -> Catalog:
@@ -136,13 +168,12 @@ def parse_catalog(data: Any, where: str) -> Catalog:
 
 
 def read_catalog(path: Path) -> Catalog:
-    """Read ``catalog.yaml``. Raises CatalogError naming the candidate and the key."""
+    """Read ``catalog.yaml``. Raises CatalogError naming the candidate and the key, or the line."""
     try:
-        data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise CatalogError(f"{path}: no such file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CatalogError(f"{path}: not YAML: {error}") from error
+        data = read_yaml(path)
+    except UnusableFile as error:
+        separator = ", " if str(error).startswith("line ") else ": "
+        raise CatalogError(f"{path}{separator}{error}") from error
     return parse_catalog(data, str(path))
 
 
@@ -152,18 +183,29 @@ def describe(error: ValidationError, data: dict[str, Any]) -> str:
     for item in error.errors():
         place = item["loc"]
         if len(place) >= 2 and place[0] == "llms" and isinstance(place[1], int):
-            entry = data["llms"][place[1]]
+            entries = data.get("llms")
+            entry = entries[place[1]] if isinstance(entries, list | tuple) else None
             name = entry.get("name") if isinstance(entry, dict) else None
             who = f"candidate {name!r}" if name else f"candidate number {place[1] + 1}"
             known = list(Upstream.model_fields if "upstream" in place else Candidate.model_fields)
         else:
             who, known = "catalog", list(Catalog.model_fields)
         key = str(place[-1]) if place else ""
+        said = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             lines.append(f"{who}: unknown key {key!r}; {nearest(key, known)}")
         elif item["type"] == "missing":
             lines.append(f"{who}: {key} is missing")
+        elif item["type"] == "string_type" and not isinstance(item["input"], dict | list):
+            lines.append(f"{who}: {key}: {item['input']!r} is not text; put it in quotes")
+        elif item["type"] == "value_error" and key and place[-1] != "upstream":
+            lines.append(f"{who}: {key}: {shown(item['input'])} {said}")
         else:
-            got = f" (got {item['input']!r})" if not isinstance(item["input"], dict | list) else ""
-            lines.append(f"{who}: {key}: {item['msg']}{got}" if key else f"{who}: {item['msg']}")
+            got = "" if isinstance(item["input"], dict | list) else f" (got {shown(item['input'])})"
+            lines.append(f"{who}: {key}: {said}{got}" if key else f"{who}: {said}")
     return "; ".join(lines[:10]) + (f"; and {len(lines) - 10} more" if len(lines) > 10 else "")
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"

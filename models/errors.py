@@ -88,8 +88,9 @@ class StoreError(MixLLMError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint that ends an error message: the nearest valid name, or all of them when few."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    lower = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {lower[close[0]]!r}?"
     shown = ", ".join(names[:20])
     return f"known: {shown}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,24 +1,27 @@
 """RouterBench's native wide table → an evaluation set.
 
 Columns: ``sample_id``, ``prompt``, ``eval_name``, then per model ``<model>`` (quality),
-``<model>|model_response`` and ``<model>|total_cost`` (USD). Read from CSV or Parquet, and from the
-published pickle through an unpickler that admits nothing but pandas and NumPy constructors.
+``<model>|model_response`` and ``<model>|total_cost`` (USD). Read from CSV, Parquet or JSON Lines.
+RouterBench is published as a pickle, which is not read: unpickling runs what the file says.
 """
 
 from __future__ import annotations
 
 import ast
-import io
-import pickle  # only for the restricted Unpickler below
+import math
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from models import cells
 from models.catalog import Candidate, Catalog
 from models.errors import EvaluationSetError
-from models.evaluation_set import EvaluationSet, read_frame, validate
+from models.evaluation_set import CheckedTables, EvaluationSet, checked, require
+from models.raw_table import PICKLES, RawTable, read_table_file
 
 COST: Final = "|total_cost"
 RESPONSE: Final = "|model_response"
@@ -28,64 +31,11 @@ CHARACTERS_PER_TOKEN: Final = 4.0
 # RouterBench gives no speeds either; a catalog of one's own should.
 TOKENS_PER_SECOND: Final = 60.0
 TIME_TO_FIRST_TOKEN: Final = 0.5
-
-ADMITTED: Final = {
-    ("pandas.core.frame", "DataFrame"),
-    ("pandas.core.internals.managers", "BlockManager"),
-    ("pandas._libs.internals", "_unpickle_block"),
-    ("pandas.core.internals.blocks", "new_block"),
-    ("pandas.core.indexes.base", "Index"),
-    ("pandas.core.indexes.base", "_new_Index"),
-    ("pandas.core.indexes.range", "RangeIndex"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("builtins", "slice"),  # pandas places its blocks by slices
-}
-# Index classes of pandas 1, which pandas 2 folded into one.
-RENAMED: Final = {
-    ("pandas.core.indexes.numeric", "Int64Index"),
-    ("pandas.core.indexes.numeric", "Float64Index"),
-}
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Builds data frames and arrays, and refuses to look anything else up."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        module = module.replace("numpy.core.", "numpy._core.")
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if (module, name) in RENAMED:
-            return pd.Index
-        if (module, name) not in ADMITTED:
-            raise EvaluationSetError(
-                f"the pickle asks for {module}.{name}, which is neither a pandas nor a NumPy "
-                "constructor; it was not loaded"
-            )
-        return super().find_class(module, name)
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """What old pickles call to make bytes; nothing else of codecs is admitted."""
-    if encoding != "latin1":
-        raise EvaluationSetError(f"the pickle asks for the codec {encoding!r}; it was not loaded")
-    return text.encode("latin1")
-
-
-def read_pickled_frame(path: Path) -> pd.DataFrame:
-    """A pickled data frame. Raises EvaluationSetError for anything else."""
-    try:
-        frame = RestrictedUnpickler(io.BytesIO(path.read_bytes())).load()
-    except EvaluationSetError:
-        raise
-    except Exception as error:  # a broken stream may raise anything
-        raise EvaluationSetError(f"{path}: not a readable pickle: {error}") from error
-    if not isinstance(frame, pd.DataFrame):
-        raise EvaluationSetError(f"{path}: holds a {type(frame).__name__}, not a data frame")
-    return frame
+CONVERSION: Final = (
+    'python -c "import sys, pandas; pandas.read_pickle(sys.argv[1]).to_parquet(sys.argv[2])"'
+)
+# A longer "list" is text; parsing it would take time and memory.
+MOST_PRINTED: Final = 1 << 20
 
 
 def read_routerbench(
@@ -95,55 +45,131 @@ def read_routerbench(
 
     Raises EvaluationSetError.
     """
-    if not path.is_file():
-        raise EvaluationSetError(f"{path}: no such file")
-    wide = read_pickled_frame(path) if path.suffix in (".pkl", ".pickle") else read_frame(path)
+    refuse_pickle(path)
+    wide = read_table_file(path)
     missing = [column for column in FIXED if column not in wide.columns]
     models = [c for c in wide.columns if f"{c}{COST}" in wide.columns]
     if missing or not models:
         wanted = ", ".join(missing) or f"<model> with <model>{COST}"
         raise EvaluationSetError(f"{path}: not a RouterBench table, it lacks: {wanted}")
-    queries = pd.DataFrame(
+    for column in FIXED:
+        require(wide, [column])
+    queries = RawTable(
+        wide.file,
+        wide.unit,
+        wide.places,
         {
-            "query_id": wide["sample_id"].astype(str),
-            "query": wide["prompt"].map(prompt_text),
-            "source": wide["eval_name"].astype(str),
-        }
+            "query_id": wide.columns["sample_id"],
+            "query": [prompt_text(prompt) for prompt in wide.columns["prompt"]],
+            "source": wide.columns["eval_name"],
+        },
+        wide.bad,
+        dict(zip(("query_id", "query", "source"), FIXED, strict=True)),
     )
-    outcomes = pd.concat([long_form(wide, queries, str(model)) for model in models])
-    outcomes = outcomes[outcomes["quality"].notna()].reset_index(drop=True)
+    outcomes, silent = long_form(wide, queries, models)
+    names = [name for name in models if name not in silent] if catalog is None else catalog.names
+    clean = checked(queries, outcomes, names, path.stem, quarantine)
     if catalog is None:
-        catalog = Catalog(llms=tuple(estimated(str(m), outcomes) for m in models))
-    return validate(queries, outcomes, catalog, name=path.stem, quarantine=quarantine)
+        catalog = Catalog(llms=tuple(estimated_all(path, names, clean)))
+    notes = [f"{name}: no quality in any row, so it was left out" for name in silent]
+    return clean.priced(catalog, path.stem, notes)
 
 
-def prompt_text(prompt: Any) -> str:
-    """A prompt's text; some are stored as the printed form of a list of texts."""
-    text = str(prompt)
+def refuse_pickle(path: Path) -> None:
+    """Raises EvaluationSetError for a pickle, with the command that converts it."""
+    if path.suffix not in PICKLES or not path.is_file():
+        return
+    source, out = shlex.quote(str(path)), shlex.quote(str(path.with_suffix(".parquet")))
+    raise EvaluationSetError(
+        f"{path}: pickles are not read, because unpickling runs whatever the file says. If you trust "
+        f"where it comes from, convert it:\n  {CONVERSION} {source} {out}\n"
+        f"then: mixllm ingest {out}"
+    )
+
+
+def prompt_text(prompt: Any) -> Any:
+    """A prompt's text; some are stored as the printed form of a list of texts, or as a list."""
+    if not isinstance(prompt, str) or len(prompt) > MOST_PRINTED:
+        return prompt
+    text = prompt.strip()
     if text.startswith("[") and text.endswith("]"):
         try:
             parts = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            return text
-        if isinstance(parts, list) and all(isinstance(part, str) for part in parts):
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return prompt
+        if isinstance(parts, list) and parts and all(isinstance(part, str) for part in parts):
             return "\n".join(parts)
-    return text
+    return prompt
 
 
-def long_form(wide: pd.DataFrame, queries: pd.DataFrame, model: str) -> pd.DataFrame:
-    """One model's columns as outcomes."""
-    response = wide.get(f"{model}{RESPONSE}")
-    texts = response.astype(str) if response is not None else pd.Series("", index=wide.index)
-    return pd.DataFrame(
+def long_form(
+    wide: RawTable, queries: RawTable, models: Sequence[str]
+) -> tuple[RawTable, list[str]]:
+    """(the models' columns as outcomes, models without any). A cell without quality is no outcome."""
+    index: list[int] = []
+    llms: list[str] = []
+    columns: dict[str, list[Any]] = {
+        name: [] for name in ("quality", "response_tokens", "cost_usd")
+    }
+    silent = []
+    for model in models:
+        quality, cost = (column_of(wide, name) for name in (model, f"{model}{COST}"))
+        responses = column_of(wide, f"{model}{RESPONSE}")
+        here = [i for i in range(len(wide)) if not cells.is_missing(quality[i])]
+        if not here:
+            silent.append(model)
+        index += here
+        llms += [model] * len(here)
+        columns["quality"] += [quality[i] for i in here]
+        columns["cost_usd"] += [cost[i] for i in here]
+        columns["response_tokens"] += [tokens_of(responses[i]) for i in here]
+    prompts = [tokens_of(text) for text in queries.columns["query"]]
+    ids = queries.columns["query_id"]
+    names: dict[str, Sequence[str]] = {
+        "query_id": FIXED[0],
+        "quality": llms,
+        "cost_usd": [f"{llm}{COST}" for llm in llms],
+    }
+    outcomes = RawTable(
+        wide.file,
+        wide.unit,
+        [wide.places[i] for i in index],
         {
-            "query_id": queries["query_id"],
-            "llm": model,
-            "quality": pd.to_numeric(wide[model], errors="coerce"),
-            "prompt_tokens": np.ceil(queries["query"].str.len() / CHARACTERS_PER_TOKEN),
-            "response_tokens": np.ceil(texts.str.len() / CHARACTERS_PER_TOKEN),
-            "cost_usd": pd.to_numeric(wide[f"{model}{COST}"], errors="coerce"),
-        }
+            "query_id": [ids[i] for i in index],
+            "llm": llms,
+            "quality": columns["quality"],
+            "prompt_tokens": [prompts[i] for i in index],
+            "response_tokens": columns["response_tokens"],
+            "cost_usd": columns["cost_usd"],
+        },
+        (),
+        names,
     )
+    return outcomes, silent
+
+
+def column_of(wide: RawTable, name: str) -> Any:
+    found = wide.columns.get(name)
+    return [None] * len(wide) if found is None else found
+
+
+def tokens_of(text: Any) -> float:
+    """About how many tokens a text has."""
+    characters = 0 if text is None else len(text if isinstance(text, str) else str(text))
+    return float(math.ceil(characters / CHARACTERS_PER_TOKEN))
+
+
+def estimated_all(path: Path, names: Sequence[str], clean: CheckedTables) -> list[Candidate]:
+    """A catalog entry a model. Raises EvaluationSetError for models without any cost."""
+    costs = clean.outcomes.groupby("llm")["cost_usd"].count()
+    unpriced = [name for name in names if not costs.get(name, 0)]
+    if unpriced:
+        columns = ", ".join(f"{name}{COST}" for name in unpriced)
+        raise EvaluationSetError(
+            f"{path}: no cost of {', '.join(unpriced)} (empty: {columns}), so the price cannot be "
+            "estimated; give prices of every LLM in a catalog: --catalog FILE"
+        )
+    return [estimated(name, clean.outcomes) for name in names]
 
 
 def estimated(model: str, outcomes: pd.DataFrame) -> Candidate:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import SettingsError, nearest
 from models.families import DEFAULT_FAMILIES
+from models.regular_file import UnusableFile
 from models.tag_clusters import CLUSTERS, ClusterCount
 from models.tuning_settings import TuningSettings
+from models.yaml_file import read_yaml
 
 EncoderMode = Literal["frozen", "reuse", "fine-tune"]
 TaggerKind = Literal["keyphrase", "instag", "llm"]
@@ -56,9 +57,9 @@ def read_tuning(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        found = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise SettingsError(f"{path}: cannot be read: {error}") from error
+        found = read_yaml(path)
+    except UnusableFile as error:
+        raise SettingsError(f"{path}: {error}") from error
     if not isinstance(found, dict):
         raise SettingsError(f"{path}: not a list of settings; write lines such as 'epochs: 3'")
     return found

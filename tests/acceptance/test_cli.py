@@ -111,12 +111,12 @@ def test_a_bad_row_stops_ingest_until_it_is_quarantined(data: Path, tmp_path: Pa
     (bad / "catalog.yaml").write_text((data / "catalog.yaml").read_text())
     done = run("ingest", bad, "--out", tmp_path / "out", home=tmp_path)
     assert done.returncode == 2
-    assert "outcomes row 5, column 'quality': 3.0 is outside [0, 1] (1 row)" in done.stderr
+    assert "outcomes.csv line 6, column 'quality': '3.0' is outside [0, 1]" in done.stderr
     aside = tmp_path / "aside.jsonl"
     done = run("ingest", bad, "--out", tmp_path / "out", "--quarantine", aside, home=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "1 bad rows set aside" in done.stdout
-    assert json.loads(aside.read_text())["row"] == 5
+    assert "1 bad row set aside" in done.stdout
+    assert json.loads(aside.read_text())["line"] == 6
     assert len(pd.read_parquet(tmp_path / "out" / "outcomes.parquet")) == len(outcomes) - 1
 
 

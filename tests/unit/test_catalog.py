@@ -33,6 +33,22 @@ def test_reads_what_it_writes(tmp_path: Path) -> None:
         ({"tokens_per_secnd": 3.0}, "unknown key 'tokens_per_secnd'; did you mean 'tokens_per_sec"),
         ({"name": "line\nbreak"}, "name"),
         ({"input_price": None}, "candidate 'a': input_price"),
+        ({"input_price": True}, "candidate 'a': input_price: True is true or false, not a number"),
+        (
+            {"input_price": "1,5"},
+            "candidate 'a': input_price: '1,5' is not a number: write a decim",
+        ),
+        ({"input_price": "$3"}, r"candidate 'a': input_price: '\$3' is not a number"),
+        ({"input_price": "1_000"}, "candidate 'a': input_price: '1_000' is not a number"),
+        ({"input_price": "free"}, "candidate 'a': input_price: 'free' is not a number"),
+        ({"input_price": float("inf")}, "candidate 'a': input_price"),
+        ({"input_price": 1e300}, "candidate 'a': input_price"),
+        ({"input_price": [1]}, "candidate 'a': input_price"),
+        ({"context_window": True}, "candidate 'a': context_window: True is true or false"),
+        ({"context_window": 1.5}, "candidate 'a': context_window"),
+        ({"name": 4.1}, "name: 4.1 is not text; put it in quotes"),
+        ({"name": " "}, "candidate ' ': name"),
+        ({"abilities": [True]}, "True is not text; put it in quotes"),
     ],
 )
 def test_a_bad_entry_is_named(change: dict[str, object], message: str) -> None:
@@ -50,6 +66,11 @@ def test_a_missing_price_is_named() -> None:
     ("data", "message"),
     [
         ({"llms": [GOOD, GOOD]}, "listed twice: a"),
+        ({"llms": [GOOD, {**GOOD, "name": " a "}]}, "listed twice: a"),
+        ({"llms": [GOOD, {**GOOD, "name": "A"}]}, "differ only in case: A, a"),
+        ({"llms": {"a": GOOD}}, "llms"),
+        ({"llms": ["a"]}, "candidate number 1"),
+        ({"llms": [GOOD], "default": True}, "default: True is not text"),
         ({"llms": [GOOD], "default": "c"}, "no candidate 'c'"),
         ({"llms": []}, "llms"),
         (["a"], "expected a mapping"),
@@ -98,3 +119,24 @@ def test_an_upstream_has_sound_defaults_and_is_kept() -> None:
 def test_a_broken_upstream_is_named(upstream: dict[str, object], told: str) -> None:
     with pytest.raises(CatalogError, match=re.escape(told)):
         parse_catalog({"llms": [{**GOOD, "upstream": upstream}]}, "catalog.yaml")
+
+
+def test_a_price_may_be_zero_or_in_quotes() -> None:
+    entry = {**GOOD, "input_price": 0, "output_price": "1e-1"}
+    catalog = parse_catalog({"llms": [entry]}, "catalog.yaml")
+    assert (catalog.get("a").input_price, catalog.get("a").output_price) == (0.0, 0.1)
+
+
+def test_names_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.yaml"
+    rest = "input_price: 1e0, output_price: 010, tokens_per_second: 5, time_to_first_token: 0"
+    path.write_text(f"llms:\n- {{name: no, {rest}}}\n- {{name: 2024-08-06, {rest}}}\ndefault: no\n")
+    catalog = read_catalog(path)
+    assert catalog.names == ["no", "2024-08-06"]
+    assert catalog.default_candidate == "no"
+    assert catalog.get("no").output_price == 10  # as it reads, not octal 8
+    path.write_text(catalog.dump_yaml())
+    assert read_catalog(path) == catalog
+    path.write_text(f"llms:\n- {{name: a, {rest}, input_price: 2}}\n")
+    with pytest.raises(CatalogError, match=r"catalog\.yaml, line 2: the key 'input_price'"):
+        read_catalog(path)
