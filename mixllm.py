@@ -126,11 +126,14 @@ def up() -> None:
 def login() -> None:
     """Show the login of the stack's pages: Prefect's, MLflow's and Evidently's."""
     from infra.credentials import read_credentials
+    from infra.guard import login_link
 
-    credentials = read_credentials(read_settings().home)
-    print(f"user      {credentials.user}")
-    print(f"password  {credentials.password}")
-    print(f"Prefect's pages take both in one field: {credentials.pair}")
+    settings = settings_with_stack()
+    credentials = read_credentials(settings.home)
+    print(f"user      {credentials.user}\npassword  {credentials.password}")
+    print(f"mlflow    {login_link(credentials, settings.mlflow_port)}")
+    print(f"evidently {login_link(credentials, settings.evidently_port)}")
+    print(f"prefect   http://127.0.0.1:{settings.prefect_port}, which asks for {credentials.pair}")
 
 
 @app.command()

@@ -13,7 +13,6 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from infra.permissions import passable
 from infra.text import dump_json, storable_text
 from models.errors import SettingsError, StoreError
 
@@ -61,8 +60,7 @@ def embedded_postgres(home: Path) -> Any:
 def leave_embedded_postgres(server: Any) -> None:
     """Leave the embedded server; the last living process that does so stops it."""
     forget_the_dead(server)
-    with passable(server.pgdata.parent):
-        server.cleanup()
+    server.cleanup()
 
 
 def forget_the_dead(server: Any) -> None:

@@ -25,6 +25,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+?)\.?(:[0-9]{1,5})?")
+# A link with the login in it leads here, and from here to a page whose address is without: browsers
+# let no page ask its server for anything while its own address shows a login.
+LOGIN_PATH: Final = "/mixllm-login"
 SAFE_METHODS: Final = ("GET", "HEAD")
 WILDCARDS: Final = ("0.0.0.0", "::")
 # For answers of parts that say nothing of their own.
@@ -112,8 +115,11 @@ class Guard:
             self.check(scope)
         except Refusal as refusal:
             await refuse(refusal, scope, receive, send)
-        else:
-            await self.app(scope, receive, with_headers(send))
+            return
+        if self.credentials is not None and scope["path"] == LOGIN_PATH:
+            await lead_in(scope, send)
+            return
+        await self.app(scope, receive, with_headers(send))
 
     def check(self, scope: Message) -> None:
         """Raises Refusal."""
@@ -195,6 +201,20 @@ async def refuse(refusal: Refusal, scope: Message, receive: Receive, send: Send)
         headers.append((b"www-authenticate", b'Basic realm="MixLLM", charset="UTF-8"'))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def login_link(credentials: Credentials, port: int) -> str:
+    """Opens the pages of a server on this machine, without a question."""
+    return f"http://{credentials.pair}@127.0.0.1:{port}{LOGIN_PATH}"
+
+
+async def lead_in(scope: Message, send: Send) -> None:
+    """Redirect to the first page."""
+    host = dict(scope["headers"])[b"host"]
+    location = scope["scheme"].encode() + b"://" + host + b"/"
+    headers = [(b"location", location), (b"content-length", b"0"), *HEADERS]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def with_headers(send: Send) -> Send:

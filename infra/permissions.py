@@ -6,7 +6,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -31,11 +30,22 @@ def close_home(home: Path) -> None:
     status = home.stat()
     check_own(home, status)
     if status.st_uid == os.geteuid():
-        home.chmod(0o700)  # first: from here on nobody passes through it
+        close_folder(home)  # first: from here on nobody passes through it
     else:
         print(f"mixllm: {home} belongs to root, who alone can close it to others", file=sys.stderr)
     for path in inside(home):
         close(path)
+
+
+def close_folder(home: Path) -> None:
+    """0700. Where Postgres runs as an account of its own, because this process is root, that account
+    may pass through to its folder, which it reaches by its path: 0710."""
+    postgres = home / "postgres"
+    if postgres.is_dir() and (owner := postgres.lstat()).st_uid != os.geteuid():
+        os.chown(home, -1, owner.st_gid)
+        home.chmod(0o710)
+    else:
+        home.chmod(0o700)
 
 
 def check_own(home: Path, status: os.stat_result) -> None:
@@ -67,17 +77,3 @@ def close(path: Path) -> None:
             path.chmod(stat.S_IMODE(status.st_mode) & ~OTHERS)
     except (FileNotFoundError, PermissionError):
         return  # it went meanwhile, or is its owner's to close
-
-
-@contextmanager
-def passable(home: Path) -> Iterator[None]:
-    """For a while the server's account may pass through home to what is its own there: as root,
-    Postgres runs as another user, who must reach its folder to start and to stop, not to run."""
-    if os.geteuid() != 0 or not home.exists():
-        yield
-        return
-    home.chmod(0o711)
-    try:
-        yield
-    finally:
-        home.chmod(0o700)

@@ -252,7 +252,7 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert alive == []
     assert "stopped" in log.read_text()
     assert not (home / "stack.json").exists()
-    mine = [path for path in (home, *home.rglob("*")) if path.lstat().st_uid == os.geteuid()]
+    mine = [path for path in home.rglob("*") if path.lstat().st_uid == os.geteuid()]
     assert [p for p in mine if not p.is_symlink() and p.lstat().st_mode & 0o077] == []
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from infra.credentials import Credentials
-from infra.guard import Guard, Message, Names, host_name
+from infra.guard import LOGIN_PATH, Guard, Message, Names, host_name, login_link
 
 LOGIN = Credentials("mixllm", "secret")
 BASIC = {"authorization": "Basic " + base64.b64encode(b"mixllm:secret").decode()}
@@ -181,6 +181,15 @@ def test_a_login_is_needed_for_all_but_the_open_paths() -> None:
     ):  # fmt: skip
         assert ask(guard, authorization=wrong).status_code == 401
     assert ask(guard, "POST", origin="http://evil.example", **BASIC).status_code == 403
+
+
+def test_a_login_link_leads_to_a_page_without_the_login_in_its_address() -> None:
+    guard = Guard(answer, Names(), credentials=LOGIN)
+    led = ask(guard, path=LOGIN_PATH, **BASIC)
+    assert (led.status_code, led.headers["location"]) == (303, f"http://{OWN}/")
+    assert ask(guard, path=LOGIN_PATH).status_code == 401
+    assert ask(guard, path=LOGIN_PATH, host="evil.example", **BASIC).status_code == 403
+    assert login_link(LOGIN, 5000) == f"http://mixllm:secret@127.0.0.1:5000{LOGIN_PATH}"
 
 
 @pytest.mark.parametrize("headers", [{b"host": b"evil.example"}, {b"origin": b"http://x.example"}])
