@@ -232,17 +232,22 @@ def train(
     options = options_of(tuning, encoder, tagger, domains, families)
     result = train_with(data, promote, quarantine, **options)
     show_measures(result["results"])
-    console.print(f"release {result['version']} registered, {told(result)}")
+    say(f"release {result['version']} registered, {outcome(result)}")
 
 
-def told(made: dict[str, Any]) -> str:
-    """What became of a release that a flow made."""
-    version = made["version"]
-    return {
+def say(line: str) -> None:
+    """One line, however long it is: the last of a command."""
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def outcome(made: dict[str, Any]) -> str:
+    """What became of a release that a flow made, and why."""
+    state = {
         "champion": "champion",
-        "challenger": f"challenger; promote it: mixllm promote {version}",
-        "refused": f"refused by its gate: see its version in MLflow, or mixllm judge {version}",
+        "challenger": f"challenger; promote it: mixllm promote {made['version']}",
+        "refused": "refused by its gate",
     }[made["state"]]
+    return f"{state}; gate: {made['reason']}"
 
 
 @app.command()
@@ -443,36 +448,51 @@ def schema() -> None:
     print(json.dumps(TrainingOptions.model_json_schema(), indent=2))
 
 
+Changed = Annotated[
+    str, typer.Option(help="What has changed since it was refused on the same data.")
+]
+
+
 @app.command()
 def judge(
     version: Annotated[str, typer.Argument(help="A release's version.")],
     data: GateData = None,
+    changed: Changed = "",
 ) -> None:
-    """The gate: is a release no worse than the champion? The verdict goes to its version in MLflow."""
-    verdict = judged(version, data)
-    if verdict is None:
-        raise NoRelease("there is no champion to judge it against: mixllm promote makes one")
+    """The gate: is a release no worse than the champion? Adds a verdict to the release's history."""
+    settings = settings_with_stack()
+    opened = registry(settings)
+    champion = opened.alias("champion")
+    opened.tags(version)  # a release that is not there is named before anything starts
+    if champion == version:
+        raise ReleaseError(
+            f"release {version} is the champion: there is nothing to judge it against"
+        )
+    verdict = judged(settings, version, champion, data, changed)
+    say(verdict_line(version, verdict.number, verdict.reason))
     if not verdict.passes:
         raise typer.Exit(1)
 
 
-def judged(version: str, data: Path | None) -> Any:
-    """The gate's verdict, shown; None where no other release is champion."""
+def verdict_line(version: str, number: int, reason: str) -> str:
+    return f"release {version}, verdict {number}: {reason}"
+
+
+def judged(
+    settings: Settings, version: str, champion: str | None, data: Path | None, changed: str = ""
+) -> Any:
+    """A new verdict of the gate, shown."""
     from rich.markdown import Markdown
 
     from models.evaluation_set import read_evaluation_set
     from models.release_gate import gate_table
     from monitoring.gate import judge_release
 
-    settings = settings_with_stack()
-    opened = registry(settings)
-    champion = opened.alias("champion")
-    opened.tags(version)  # a release that is not there is said before anything starts
-    if champion is None or champion == version:
-        return None
     if data is not None:
-        read_evaluation_set(data)
-    verdict = judge_release(opened, store(), settings, version, champion, data)
+        read_evaluation_set(data)  # what is wrong with it is named before anything starts
+    verdict = judge_release(
+        registry(settings), store(), settings, version, champion, data, changed=changed
+    )
     console.print(Markdown(gate_table(verdict)))
     return verdict
 
@@ -483,36 +503,80 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Whatever its gate says.")] = False,
     data: GateData = None,
 ) -> None:
-    """Make a release champion, if it passes its gate; running services pick it up."""
-    opened = registry(settings_with_stack())
+    """Make a release champion, if it passes its gate; running services pick it up.
+
+    The verdict that a release has against the champion of now counts; one without is judged first.
+    """
+    from monitoring.gate import callable_now, standing_verdict
+
+    settings = settings_with_stack()
+    opened = registry(settings)
+    opened.tags(version)
+    champion = opened.alias("champion")
+    reason = "it was champion already"
     if force:
         opened.force(version)
-    else:
-        verdict = judged(version, data) if opened.alias("champion") else None
-        if verdict is not None and not verdict.passes:
+        standing = standing_verdict(opened, version)
+        reason = (
+            f"forced, whatever its gate says ({standing['reason'] if standing else 'no verdict'})"
+        )
+    elif champion != version:
+        standing = standing_verdict(opened, version)
+        if standing is not None and (data is None or judged_by(standing, data)):
+            number, word, reason = (standing[key] for key in ("number", "verdict", "reason"))
+        else:
+            verdict = judged(settings, version, champion, data)
+            number, word, reason = verdict.number, verdict.word, verdict.reason
+        if word != "passes":
             raise ReleaseError(
-                f"release {version} is {verdict.why}; see its version in MLflow, or use --force"
+                f"{verdict_line(version, number, reason)}; judge it again once something has "
+                f"changed: mixllm judge {version}, or promote it all the same: --force"
             )
+        now = callable_now(opened, settings, version, champion)
+        if not now.holds:  # the catalog, or who is disabled, may have changed since the verdict
+            raise ReleaseError(f"release {version} is not promoted: {now.reason}; or use --force")
+        reason = f"verdict {number}: {reason}"
     opened.promote(version)
-    console.print(f"release {version} is champion")
+    say(f"release {version} is champion; {reason}")
+
+
+def judged_by(verdict: dict[str, Any], data: Path) -> bool:
+    """Whether a verdict rests on this evaluation set. Raises EvaluationSetError."""
+    from models.evaluation_set import read_evaluation_set
+
+    digest: str = read_evaluation_set(data).digest
+    return verdict["data"] is not None and verdict["data"]["digest"] == digest
 
 
 @app.command()
 def rollback() -> None:
     """Make the previous champion champion again."""
-    version = registry(settings_with_stack()).rollback()
-    console.print(f"release {version} is champion again")
+    opened = registry(settings_with_stack())
+    version = opened.rollback()
+    history = opened.verdicts(version)
+    last = f"; its last verdict: {history[-1]['reason']}" if history else ""
+    say(f"release {version} is champion again{last}")
 
 
 @app.command()
-def releases() -> None:
-    """List the registered releases."""
+def releases(
+    version: Annotated[
+        str | None, typer.Argument(help="A release's version: every verdict on it.")
+    ] = None,
+) -> None:
+    """List the registered releases, or every verdict of the gate on one of them."""
     from datetime import datetime
 
-    rows = registry(settings_with_stack()).releases()
+    from infra.registry import gate_state
+
+    opened = registry(settings_with_stack())
+    if version is not None:
+        show_verdicts(version, opened.verdicts(version))
+        return
+    rows = opened.releases()
     if not rows:
         raise NoRelease("no release is registered yet: mixllm train --data DIR --promote")
-    table = Table("version", "aliases", "registered", "AIQ", "gap closed", "data", "code")
+    table = Table("version", "aliases", "registered", "AIQ", "gap closed", "data", "code", "gate")
     for row in rows:
         table.add_row(
             row.version,
@@ -522,8 +586,32 @@ def releases() -> None:
             row.tags.get("metric.gap_closed", ""),
             row.tags.get("data_digest", "")[:8],
             row.tags.get("code_revision", ""),
+            gate_state(row.tags),
         )
     console.print(table)
+    for row in rows:
+        if (why := row.tags.get("serving.refused")) is not None:
+            say(f"the service does not load release {row.version}: {why}")
+
+
+def show_verdicts(version: str, history: list[dict[str, Any]]) -> None:
+    """Every verdict on a release, the oldest first; the last one counts."""
+    if not history:
+        say(f"release {version} has not been judged: mixllm judge {version}")
+        return
+    table = Table("verdict", "at", "against", "data", "", "why", "changed since")
+    for row in history:
+        data = row["data"]
+        name = (
+            f"{data['name']} {data['digest'][:12]}, {data['queries']} queries" if data else "none"
+        )
+        table.add_row(
+            *(str(row["number"]), row["at"], row["against"] or "nobody", name, row["verdict"]),
+            *(row["reason"], row["changed"]),
+        )
+    console.print(table)
+    last = history[-1]
+    say(f"{verdict_line(version, last['number'], last['reason'])}; this one counts")
 
 
 @app.command()
@@ -668,7 +756,7 @@ def update_predictors_command(data: Data) -> None:
         console.print("no predictor was refitted")
     else:
         names = ", ".join(found["refitted"])
-        console.print(f"release {found['version']}: refitted {names}; {told(found)}")
+        say(f"release {found['version']}: refitted {names}; {outcome(found)}")
 
 
 feedback_app = typer.Typer(help="Say how good answers were.")
@@ -782,7 +870,7 @@ def change_candidate_with(
         promote_release=promote,
         quarantine=str(quarantine) if quarantine else None,
     )
-    console.print(f"release {result['version']} registered, from {result['base']}, {told(result)}")
+    say(f"release {result['version']} registered, from {result['base']}, {outcome(result)}")
 
 
 def champion_candidates(settings: Settings) -> list[str]:

@@ -105,11 +105,11 @@ def change_candidate(
 
     name: the candidate. data: an evaluation set with its outcomes and its catalog entry; None
     removes it. base: the release to change, the champion by default.
-    Returns {"version", "base", "state"}.
+    Returns {"version", "base", "state", "reason"}; reason: the gate's.
     """
     settings = read_settings()
     version, source = fetch(base, settings)
-    predictor = None
+    predictor, judged_by = None, None
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "release"
         if data is None:
@@ -123,6 +123,8 @@ def change_candidate(
             with exclusive(open_store(settings), f"predictor {name}"):
                 fitted = fit_one(name, rows, inputs, source, manifest)
             predictor = fitted.predictor
+            if {*manifest.predictors} <= {*whole.candidates}:
+                judged_by = data  # it holds the outcomes of the others, too
             report = validate(fitted, rows, whole, source / manifest.encoder.folder, settings)
             change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
             change_release(
@@ -132,6 +134,6 @@ def change_candidate(
                 flagged=flags_of(report).get(name),
             )
         new = register_change(folder, version, change, predictor, settings)
-    state = settle(new, promote_release, settings)
-    get_run_logger().info("%s: release %s, from %s, %s", change, new, version, state)
-    return {"version": new, "base": version, "state": state}
+    state, reason = settle(new, promote_release, settings, judged_by)
+    get_run_logger().info("%s: release %s, from %s, %s (%s)", change, new, version, state, reason)
+    return {"version": new, "base": version, "state": state, "reason": reason}

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.change_candidate import register_change
 from flows.learn import subject_of
 from flows.scene import Scene
-from flows.settle import settle
+from flows.settle import Settled, settle
 from flows.train_router import train_router
 from flows.update_predictors import (
     Errors,
@@ -109,7 +109,7 @@ class Case:
         self, version: str, moved: dict[str, float] | None = None, after_vote: int = 0
     ) -> str:
         """Judge what the repair made: champion, challenger or refused."""
-        state: str = settle(
+        settled: Settled = settle(
             version,
             self.acts,
             self.scene.settings,
@@ -118,7 +118,7 @@ class Case:
             after_vote,
             self.number,
         )
-        return state
+        return settled.state
 
     def note(self, what: str, why: str, result: str, **evidence: Any) -> None:
         note(self.scene.engine, what, why, result, self.number, evidence)

@@ -204,7 +204,8 @@ def train_router(
 
     data: an evaluation set's folder. promote_release: make the release champion; else challenger.
     quarantine: a file for bad rows. encoder, tagger, domains, tuning, families: see ``TrainingOptions``.
-    Returns {"version", "results", "state"}, the last: champion, challenger, or refused by the gate.
+    Returns {"version", "results", "state", "reason"}. state: champion, challenger, or refused by the
+    gate; reason: the gate's.
     """
     options = read_options(
         encoder=encoder, tagger=tagger, domains=domains, tuning=tuning, families=families
@@ -234,9 +235,9 @@ def train(
         evaluation = evaluate_release(training, train_inputs, test, test_inputs, fitted)
         assemble(folder, encoder_folder, training, tagged, train_inputs, fitted, evaluation)
         version = register(folder, evaluation, fitted, options, settings)
-    state = settle(version, promote_release, settings, data)
-    get_run_logger().info("registered release %s: %s", version, state)
-    return {"version": version, "results": evaluation.results, "state": state}
+    state, reason = settle(version, promote_release, settings, data)
+    get_run_logger().info("registered release %s: %s (%s)", version, state, reason)
+    return {"version": version, "results": evaluation.results, "state": state, "reason": reason}
 
 
 @contextmanager

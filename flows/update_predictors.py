@@ -146,8 +146,8 @@ def update_predictors(
 
     data: the evaluation set that the release was trained on. base: the release to change, the champion
     by default. enough: graded answers that make one due, see ``due``.
-    Returns {"version" or None, "refitted", "refused", "state"}, the last: challenger, or refused by
-    the gate.
+    Returns {"version" or None, "refitted", "refused", "state", "reason"}. state: challenger, or
+    refused by the gate; reason: the gate's.
     Raises EvaluationSetError where it is another set.
     """
     settings, log = read_settings(), get_run_logger()
@@ -174,7 +174,7 @@ def update_predictors(
     )
     log.info("due: %s", ", ".join(names) or "nobody")
     if not names:
-        return {"version": None, "refitted": [], "refused": [], "state": None}
+        return {"version": None, "refitted": [], "refused": [], "state": None, "reason": ""}
     encoder = folder / manifest.encoder.folder
     read = [(part, embed(part, encoder, settings)) for part in (train, test)]
     refits = []
@@ -198,7 +198,7 @@ def update_predictors(
     refused = [refit.predictor.llm for refit in refits if not refit.passes]
     if not good:
         log.warning("no refit passes its gate:\n%s", report)
-        return {"version": None, "refitted": [], "refused": refused, "state": None}
+        return {"version": None, "refitted": [], "refused": refused, "state": None, "reason": ""}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for number, refit in enumerate(good):
@@ -209,9 +209,15 @@ def update_predictors(
         new = register_refits(folder, version, good, report, settings)
     # Where the answers prove a change, the set's outcomes are of another time.
     moved = {r.predictor.llm: r.shift for r in good if r.on_feedback.better}
-    state = settle(new, False, settings, data, moved)
+    state, reason = settle(new, False, settings, data, moved)
     names = [refit.predictor.llm for refit in good]
-    return {"version": new, "refitted": names, "refused": refused, "state": state}
+    return {
+        "version": new,
+        "refitted": names,
+        "refused": refused,
+        "state": state,
+        "reason": reason,
+    }
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)

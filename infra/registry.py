@@ -20,8 +20,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from models.digest import digest_file
 from models.encoder import CARD_FILE, REPORT_FILE
-from models.errors import NoRelease, RegistryError
+from models.errors import DigestMismatch, MixLLMError, NoRelease, RegistryError, ReleaseError
 from models.manifest import MANIFEST_FILE, Manifest, Pin, read_manifest
+from models.release_files import MOST_BYTES, NEEDED, check_tree
 from models.release_gate import REFUSED
 
 log = logging.getLogger("mixllm.registry")
@@ -35,6 +36,20 @@ DISABLED_TAG: Final = "disabled"
 CANARY_TAG: Final = "canary"
 VERDICT_TAG: Final = "gate.verdict"
 FORCED_TAG: Final = "gate.forced"
+# One tag a verdict, numbered, never overwritten; ``gate.*`` repeats the one that counts.
+HISTORY_TAG: Final = "gate.history."
+# What lies with a release itself; its other parts are registered models of their own.
+ROUTER_FILES: Final = {
+    MANIFEST_FILE, *(f"{part}/{file}" for part in ("probes", "shrinkage") for file in NEEDED[part]),
+}  # fmt: skip
+# What MLflow says of what is not there; anything else says nothing about it.
+ABSENT: Final = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+# Why the service does not load a release.
+SERVING_TAG: Final = "serving.refused"
+MAX_TAG: Final = 4500
+HISTORY: Final = {
+    "number", "at", "verdict", "measured", "failed", "against", "reason", "changed", "data", "inputs",
+}  # fmt: skip
 ALIASES: Final = (CHAMPION, CHALLENGER, PREVIOUS)
 
 
@@ -57,6 +72,14 @@ class Canary:
     share: float
     by: str = "traffic"
 
+    @classmethod
+    def of(cls, told: Any) -> Canary:
+        """From parsed JSON. Raises ValueError, TypeError, KeyError."""
+        share, by = float(told["share"]), str(told.get("by", "traffic"))
+        if not 0 <= share <= 1 or by not in ("keys", "traffic"):
+            raise ValueError(f"no canary: {told}")
+        return cls(str(told["version"]), share, by)
+
 
 class Registry:
     """MLflow as MixLLM uses it.
@@ -69,6 +92,9 @@ class Registry:
         self.uri = uri
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
+        # A server that hangs must not hold a poll for the minutes that MLflow would wait.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         # It says "waiting" once a version that is ready at once.
@@ -140,6 +166,35 @@ class Registry:
         self.client.set_terminated(run_id)
         return run_id
 
+    def verdicts(self, version: str) -> list[dict[str, Any]]:
+        """Every verdict of the gate on a release, the oldest first; the last one counts.
+
+        Raises NoRelease.
+        """
+        return verdicts_of(self.tags(version))
+
+    def add_verdict(
+        self, version: str, record: Mapping[str, Any], files: Iterable[Path], figures: str
+    ) -> None:
+        """Add a verdict to a release's history: files on its run, a tag of its own, and the tags of
+        the verdict that counts.
+
+        record: number, at, verdict, measured, failed, against, reason, changed, data, inputs.
+        Raises NoRelease.
+        """
+        name = f"{int(record['number']):03d}"
+        kept = {**record, "reason": record["reason"][:1500], "changed": record["changed"][:500]}
+        tags = {
+            f"{HISTORY_TAG}{name}": json.dumps(kept, ensure_ascii=True),
+            VERDICT_TAG: record["verdict"],
+            "gate.number": str(record["number"]),
+            "gate.against": record["against"] or "none",
+            "gate.data": str(record["data"] or "none")[:MAX_TAG],
+            "gate.why": record["reason"][:MAX_TAG],
+            "gate.figures": figures[:MAX_TAG],
+        }
+        self.note_evaluation(version, f"gate/{name}", files, tags)
+
     def note_evaluation(
         self, version: str, name: str, files: Iterable[Path], tags: Mapping[str, str]
     ) -> None:
@@ -158,7 +213,7 @@ class Registry:
         try:
             run = self.client.get_run(self._router_version(version).run_id).info
             get_artifact_repository(run.artifact_uri, tracking_uri=self.uri).delete_artifacts(path)
-        except (MlflowException, NoRelease, NotImplementedError, OSError) as error:
+        except (MlflowException, MixLLMError, NotImplementedError, OSError) as error:
             log.info("%s of release %s stays: %s", path, version, error)
 
     def artifact_page(self, version: str, path: str) -> str | None:
@@ -258,7 +313,7 @@ class Registry:
         try:
             return str(self.client.get_model_version_by_alias(ROUTER, alias).version)
         except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            if error.error_code in ABSENT:
                 return None
             raise RegistryError(f"MLflow at {self.uri}: {error}") from error
 
@@ -301,8 +356,8 @@ class Registry:
 
     def _require(self, version: str) -> None:
         try:
-            self.client.get_model_version(ROUTER, version)
-        except MlflowException as error:
+            self._router_version(version)
+        except NoRelease as error:
             known = ", ".join(row.version for row in self.releases()) or "none yet"
             raise NoRelease(f"no release {version!r}; known: {known}") from error
 
@@ -328,24 +383,38 @@ class Registry:
         return found
 
     def force(self, version: str) -> None:
-        """Note that people want this release whatever its gate says. Raises NoRelease."""
-        self._require(version)
-        self.client.set_model_version_tag(ROUTER, version, FORCED_TAG, "true")
+        """Note that people want this release whatever its verdict so far says; a later verdict counts
+        again. Raises NoRelease."""
+        number = self.tags(version).get("gate.number", "0")
+        self.client.set_model_version_tag(ROUTER, version, FORCED_TAG, number)
 
     def refused(self, version: str) -> str | None:
         """Why the gate refuses a release, if it does and nobody forced it. Raises NoRelease."""
         tags = self.tags(version)
-        if tags.get(VERDICT_TAG) != REFUSED or tags.get(FORCED_TAG) == "true":
+        if tags.get(VERDICT_TAG) != REFUSED or is_forced(tags):
             return None
         return tags.get("gate.why", "its gate refused it")
 
+    def note_serving(self, version: str, refused: str | None) -> None:
+        """Note on a release why the service does not load it; None where it does."""
+        try:
+            known = self.tags(version).get(SERVING_TAG)
+            if refused is not None and refused != known:
+                self.client.set_model_version_tag(ROUTER, version, SERVING_TAG, refused[:MAX_TAG])
+            if refused is None and known is not None:
+                self.client.delete_model_version_tag(ROUTER, version, SERVING_TAG)
+        except (MlflowException, MixLLMError) as error:
+            log.warning("release %s: MLflow does not take the note: %s", version, error)
+
     def canary(self) -> Canary | None:
         """What share of whom the challenger answers, if any."""
-        try:
-            told = self.client.get_registered_model(ROUTER).tags.get(CANARY_TAG)
-        except MlflowException:
+        text = self._router_tags().get(CANARY_TAG)
+        if not text:
             return None
-        return Canary(**json.loads(told)) if told else None
+        try:
+            return Canary.of(json.loads(text))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RegistryError(f"MLflow's tag {CANARY_TAG} of {ROUTER}: {text[:80]!r}") from error
 
     def set_canary(self, canary: Canary | None) -> None:
         """Raises NoRelease before the first release."""
@@ -357,11 +426,26 @@ class Registry:
 
     def disabled(self) -> frozenset[str]:
         """Candidates that nobody gets, whatever the release."""
+        text = self._router_tags().get(DISABLED_TAG) or "[]"
         try:
-            tags = self.client.get_registered_model(ROUTER).tags
-        except MlflowException:
-            return frozenset()
-        return frozenset(json.loads(tags.get(DISABLED_TAG, "[]")))
+            names = json.loads(text)
+        except ValueError:
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise RegistryError(
+                f"MLflow's tag {DISABLED_TAG} of {ROUTER} is no list: {text[:80]!r}"
+            )
+        return frozenset(names)
+
+    def _router_tags(self) -> Mapping[str, str]:
+        """The tags of all releases together; none before the first one. Raises RegistryError."""
+        try:
+            tags: Mapping[str, str] = self.client.get_registered_model(ROUTER).tags
+        except MlflowException as error:
+            if error.error_code in ABSENT:
+                return {}
+            raise RegistryError(f"MLflow at {self.uri}: {error}") from error
+        return tags
 
     def set_disabled(self, names: Iterable[str]) -> None:
         """Replace the disabled candidates. Raises NoRelease before the first release."""
@@ -377,22 +461,33 @@ class Registry:
 
         Raises NoRelease, RegistryError, DigestMismatch.
         """
+        if not version.isascii() or not version.isdecimal():
+            raise NoRelease(f"no release {version!r}: a version is a number; see: mixllm releases")
         folder = self.home / "releases" / version
         wanted = self._router_version(version).tags.get("manifest_sha256")
-        if (folder / MANIFEST_FILE).is_file():
-            if wanted == digest_file(folder / MANIFEST_FILE):
-                return folder
-            shutil.rmtree(folder)  # the registry was replaced: this is another release's copy
+        if wanted is None:
+            raise ReleaseError(f"release {version} has no tag manifest_sha256 in MLflow")
+        if (folder / MANIFEST_FILE).is_file() and wanted == digest_file(folder / MANIFEST_FILE):
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as name:
             root = Path(name) / version
-            self._download(ROUTER, version, root)
+            self._download(ROUTER, version, root, ROUTER_FILES)
+            check_tree(root, ROUTER_FILES)
+            digest = digest_file(root / MANIFEST_FILE) if (root / MANIFEST_FILE).is_file() else None
+            if digest != wanted:
+                raise DigestMismatch(
+                    f"release {version}: {MANIFEST_FILE} has sha256 {digest or 'no file'}, its tag "
+                    f"manifest_sha256 says {wanted[:64]}"
+                )
             manifest = read_manifest(root)
             for part in manifest.pins:
                 if part.name != ROUTER:
                     kept = self._fetch_part(part)
                     shutil.copytree(kept, root / part.folder, copy_function=os.link)
                 part.verify(root)
+            if folder.is_dir():  # the registry was replaced: this is another release's copy
+                os.replace(folder, Path(name) / "old")
             try:
                 os.replace(root, folder)
             except OSError:  # another process has just put the same release there
@@ -402,12 +497,21 @@ class Registry:
 
     def _fetch_part(self, part: Pin) -> Path:
         kept = self.home / "parts" / part.digest
+        here = part.model_copy(update={"folder": "."})
+        if kept.is_dir():
+            try:
+                check_tree(kept, {*part.files})
+                here.verify(kept)
+            except ReleaseError as error:
+                log.warning("%s; it is downloaded again", error)
+                shutil.rmtree(kept)
         if not kept.is_dir():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetch-") as name:
                 root = Path(name) / "part"
-                self._download(part.name, part.version, root)
-                part.model_copy(update={"folder": "."}).verify(root)
+                self._download(part.name, part.version, root, {*part.files})
+                check_tree(root, {*part.files})
+                here.verify(root)
                 try:
                     os.replace(root, kept)
                 except OSError:
@@ -419,11 +523,33 @@ class Registry:
         try:
             return self.client.get_model_version(ROUTER, version)
         except MlflowException as error:
+            if error.error_code not in ABSENT:
+                raise RegistryError(f"MLflow at {self.uri}: {error}") from error
             raise NoRelease(f"no release {version!r} in MLflow at {self.uri}") from error
 
-    def _download(self, name: str, version: str, target: Path) -> None:
+    def _check_listing(self, source: str, allowed: set[str]) -> None:
+        """Raises ReleaseError where a store lists other files than these, or larger ones."""
+        store = get_artifact_repository(source, tracking_uri=self.uri)
+        local = getattr(store, "artifact_dir", None)
+        if local is not None and Path(local).is_dir():
+            check_tree(Path(local), allowed)
+            return
+        folders = {name.rpartition("/")[0] for name in allowed} - {""}
+        for folder in (None, *sorted(folders)):
+            for entry in store.list_artifacts(folder):
+                if entry.path not in (folders if entry.is_dir else allowed):
+                    raise ReleaseError(f"{source}: a release has no such file: {entry.path[:80]!r}")
+                most = MOST_BYTES[entry.path.rpartition("/")[2]] if not entry.is_dir else 0
+                if not entry.is_dir and (entry.file_size or 0) > most:
+                    raise ReleaseError(
+                        f"{source}: {entry.path} has {entry.file_size} bytes, {most} at most"
+                    )
+
+    def _download(self, name: str, version: str, target: Path, allowed: set[str]) -> None:
+        """allowed: the files that there may be; nothing is downloaded where there are others."""
         try:
             source = self.client.get_model_version_download_uri(name, version)
+            self._check_listing(source, allowed)
             raw = target.parent / "raw"
             raw.mkdir(parents=True)
             local = artifacts.download_artifacts(
@@ -434,6 +560,38 @@ class Registry:
             raise RegistryError(
                 f"cannot download {name} version {version} from {self.uri}: {error}"
             ) from error
+
+
+def is_forced(tags: Mapping[str, str]) -> bool:
+    """Whether people want the release whatever its newest verdict says."""
+    forced = tags.get(FORCED_TAG)
+    return forced is not None and forced in ("true", tags.get("gate.number", "0"))
+
+
+def gate_state(tags: Mapping[str, str]) -> str:
+    """What the gate says of a release, in a few words."""
+    word = tags.get(VERDICT_TAG)
+    if word is None:
+        return "not judged"
+    number = tags.get("gate.number")
+    state = f"{word} (verdict {number})" if number else word
+    return f"{state}, forced" if is_forced(tags) else state
+
+
+def verdicts_of(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The history in a release's tags, the oldest first; what cannot be read is left out."""
+    rows = []
+    for name, text in sorted(tags.items()):
+        if not name.startswith(HISTORY_TAG):
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError:
+            log.warning("tag %s is not JSON", name)
+            continue
+        if isinstance(row, dict) and row.keys() >= HISTORY and isinstance(row["inputs"], dict):
+            rows.append(row)
+    return rows
 
 
 def figures(folder: Path) -> dict[str, str]:

@@ -156,6 +156,18 @@ class Catalog(BaseModel):
         return dump_yaml(self.model_dump(mode="json", exclude_none=True))
 
 
+def upstreams_of(catalog: Catalog, local: Catalog | None) -> dict[str, Upstream]:
+    """Where a catalog's candidates answer; what the machine's own catalog says of them comes first."""
+    upstreams: dict[str, Upstream] = {}
+    for source in filter(None, (catalog, local)):
+        upstreams |= {
+            entry.name: entry.upstream
+            for entry in source.llms
+            if entry.upstream is not None and entry.name in catalog.names
+        }
+    return upstreams
+
+
 def parse_catalog(data: Any, where: str) -> Catalog:
     """A catalog from parsed YAML or JSON; where: named in the error. Raises CatalogError."""
     if not isinstance(data, dict):

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from models.errors import ReleaseError
+from models.release_files import read_arrays, read_json, reading
 from models.tag_clusters import TagClusters
 from models.tags import Tags
 from models.unseen import UnseenScore
@@ -92,7 +93,12 @@ class Domains:
     @classmethod
     def load(cls, folder: Path) -> Domains:
         """Read what ``save`` wrote. Raises ReleaseError."""
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        with reading(str(folder)):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Domains:
+        config = read_json(folder / CONFIG_FILE)
         if config.get("format_version") != FORMAT_VERSION:
             raise ReleaseError(
                 f"{folder / CONFIG_FILE}: format {config.get('format_version')!r}; this version "
@@ -103,11 +109,16 @@ class Domains:
         clusters.cluster_ = {tag: cluster for tag, (cluster, _) in config["tags"].items()}
         clusters.weights_ = {tag: weight for tag, (_, weight) in config["tags"].items()}
         domains = cls()
-        arrays = load_file(folder / ARRAYS_FILE)
+        arrays = read_arrays(folder / ARRAYS_FILE)
         domains.centroids_ = arrays.pop("centroids")
         domains.unseen_ = UnseenScore.of(arrays)
         domains.clusters_ = clusters
         domains.names_ = config["names"]
         domains.sizes_ = np.array(config["sizes"])
         domains.unknown_ = config["unknown"]
+        shape = (len(domains.names_), domains.unseen_.prototypes_.shape[1])
+        if domains.centroids_.shape != shape or domains.sizes_.shape != shape[:1]:
+            raise ReleaseError(f"{folder}: its names, sizes, centroids and prototypes do not match")
+        if not all(isinstance(name, str) for name in domains.names_):
+            raise ReleaseError(f"{folder / CONFIG_FILE}: a domain's name is not text")
         return domains

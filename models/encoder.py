@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime as ort
@@ -15,7 +14,9 @@ from tokenizers import Tokenizer
 
 from models.digest import digest_file, digest_json, digest_text
 from models.errors import EncoderError
+from models.onnx_graph import check_graph
 from models.query_text import MAX_TOKENS, clip_characters, window
+from models.release_files import check_file, read_bytes, read_json
 from models.tuning_split import TuningSplit
 
 FORMAT_VERSION: Final = 1
@@ -29,6 +30,11 @@ REPORT_FILE: Final = "encoder-report.json"
 INT8: Final = "int8"
 MIXED: Final = "int8-mixed"
 BATCH_SIZE: Final = 32
+MOST_DIMENSIONS: Final = 16_384
+MOST_TOKENS: Final = 131_072
+MOST_IDS: Final = 2**31 - 1
+# Regular expressions of published tokenizers; any other may be made to take for ever.
+KNOWN_PATTERNS: Final = {" {2,}", r"\s+"}
 
 
 @dataclass(frozen=True)
@@ -55,23 +61,25 @@ class OnnxEncoder:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise EncoderError(f"encoder folder {folder} lacks {', '.join(missing)}")
-        config = json.loads((folder / CONFIG_FILE).read_text())
+        for name in FILES:
+            check_file(folder / name)
+        config = read_json(folder / CONFIG_FILE)
         if config.get("format_version") != FORMAT_VERSION:
             raise EncoderError(
                 f"{folder / CONFIG_FILE}: format_version is {config.get('format_version')!r}, "
                 f"this version of MixLLM reads {FORMAT_VERSION}"
             )
-        self.dimension: int = config["dimension"]
-        self.max_tokens: int = config.get("max_tokens", MAX_TOKENS)
+        self.dimension = whole_number(config, "dimension", 1, MOST_DIMENSIONS)
+        self.max_tokens = whole_number(config, "max_tokens", 2, MOST_TOKENS, MAX_TOKENS)
         tuned = config.get("tuned")
         self.split = TuningSplit(tuned["held_share"], tuned["seed"]) if tuned else None
         # An int8 graph takes the range of its activations over the whole batch, so that an embedding
         # would depend on its neighbours: one query at a time, and so many queries side by side.
         alone = str(config.get("precision")).startswith(INT8)
         self.batch_size, self.workers = (1, threads) if alone else (BATCH_SIZE, 1)
-        self.start_id: int = config["start_id"]
-        self.end_id: int = config["end_id"]
-        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+        self.start_id = whole_number(config, "start_id", 0, MOST_IDS)
+        self.end_id = whole_number(config, "end_id", 0, MOST_IDS)
+        self.tokenizer = read_tokenizer(folder / TOKENIZER_FILE)
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         options = ort.SessionOptions()
@@ -79,8 +87,10 @@ class OnnxEncoder:
         options.inter_op_num_threads = 1
         # Spinning threads burn the cores that the request path needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        graph = read_bytes(folder / GRAPH_FILE)
+        check_graph(graph)
         self.session = ort.InferenceSession(
-            str(folder / GRAPH_FILE),
+            graph,
             options,
             providers=["CPUExecutionProvider"],
             # On a CPU the fused form is slower than its parts: 7.4 and 5.9 ms for a query.
@@ -134,6 +144,40 @@ class OnnxEncoder:
                 if progress is not None:
                     progress(len(batch))
         return embeddings
+
+
+def whole_number(
+    config: dict[str, Any], key: str, least: int, most: int, default: int | None = None
+) -> int:
+    """A whole number of ``encoder.json``. Raises EncoderError."""
+    value = config.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise EncoderError(
+            f"{CONFIG_FILE}: {key} is {str(value)[:40]}, not a whole number from {least} to {most}"
+        )
+    return value
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer without regular expressions, which could take for ever. Raises ReleaseError."""
+    text = read_bytes(path).decode()
+    for pattern in patterns(read_json(path)):
+        if pattern not in KNOWN_PATTERNS:
+            raise EncoderError(f"{path}: has the regular expression {pattern[:80]!r}")
+    return Tokenizer.from_str(text)
+
+
+def patterns(part: Any) -> Iterator[str]:
+    """Every regular expression in a tokenizer's parts; vocabularies hold none."""
+    waiting = [part]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if isinstance(part.get("Regex"), str) and len(part) == 1:
+                yield part["Regex"]
+            waiting += [value for key, value in part.items() if key not in ("vocab", "merges")]
+        elif isinstance(part, list):
+            waiting += part
 
 
 def clean_text(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from models.catalog import Catalog
 from models.decision import DecisionDefaults
 from models.digest import digest_file, digest_json, digest_text
 from models.errors import DigestMismatch, ReleaseError
+from models.release_files import SHA256, check_file, check_names, read_bytes
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
@@ -37,10 +39,30 @@ class Pin(BaseModel):
         """The artifact's identity: one digest over its files."""
         return digest_json(self.files)
 
+    def check(self, part: str, name: str, folder: str) -> None:
+        """Raises ReleaseError where it is not what a release has in this place.
+
+        part: encoder, domains, probes, shrinkage or predictor.
+        """
+        if (self.name, self.folder) != (name, folder):
+            raise ReleaseError(
+                f"manifest: {self.name[:80]!r} in the folder {self.folder[:80]!r}, expected {name!r} "
+                f"in {folder!r}"
+            )
+        if re.fullmatch(r"[0-9]{1,18}|unregistered", self.version) is None:
+            raise ReleaseError(f"manifest: {name} has the version {self.version[:40]!r}")
+        check_names(part, {*self.files})
+        for file, digest in self.files.items():
+            if SHA256.fullmatch(digest) is None:
+                raise ReleaseError(f"manifest: {folder}/{file} has no SHA-256 digest")
+
     def verify(self, root: Path) -> None:
-        """Raises DigestMismatch when a file under ``root / folder`` is not the one pinned."""
+        """Raises DigestMismatch when a file under ``root / folder`` is not the one pinned, and
+        ReleaseError when it is no plain file or too large."""
         for name, wanted in self.files.items():
             path = root / self.folder / name
+            if os.path.lexists(path):
+                check_file(path)
             found = digest_file(path) if path.is_file() else "no file"
             if found != wanted:
                 raise DigestMismatch(
@@ -104,7 +126,14 @@ class Manifest(BaseModel):
         return digest_json(body)
 
     def check(self) -> None:
-        """Raises ReleaseError when the parts do not belong together."""
+        """Raises ReleaseError when the parts do not belong together, or lie elsewhere than they do."""
+        self.encoder.check("encoder", "mixllm-encoder", "encoder")
+        self.domains.check("domains", "mixllm-domains", "domains")
+        self.probes.check("probes", "mixllm-router", "probes")
+        self.shrinkage.check("shrinkage", "mixllm-router", "shrinkage")
+        for llm, part in self.predictors.items():
+            plain = slug(llm)
+            part.check("predictor", f"mixllm-predictor-{plain}", f"predictors/{plain}")
         strangers = sorted(p.name for p in self.pins if p.encoder != self.encoder.encoder)
         if strangers:
             raise ReleaseError(
@@ -123,9 +152,7 @@ def read_manifest(root: Path) -> Manifest:
     """Read and check ``manifest.json``. Raises ReleaseError."""
     path = root / MANIFEST_FILE
     try:
-        manifest = Manifest.model_validate_json(path.read_text())
-    except OSError as error:
-        raise ReleaseError(f"{path}: {error.strerror}") from error
+        manifest = Manifest.model_validate_json(read_bytes(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from models.errors import ReleaseError
 from models.families import FAMILIES
 from models.families.contract import FeatureMap
 from models.inputs import QueryInputs
+from models.release_files import read_arrays, read_json, reading
 
 FORMAT_VERSION: Final = 2
 CONFIG_FILE: Final = "predictor.json"
@@ -95,16 +96,18 @@ class Predictor:
     @classmethod
     def load(cls, folder: Path) -> Predictor:
         """Read what ``save`` wrote. Raises ReleaseError."""
-        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+        with reading(str(folder)):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Predictor:
+        config = read_json(folder / CONFIG_FILE)
         if config.pop("format_version", None) != FORMAT_VERSION:
             raise ReleaseError(
                 f"{folder / CONFIG_FILE}: not of format {FORMAT_VERSION}, the one this version reads: "
                 "train the release again"
             )
-        arrays = load_file(folder / ARRAYS_FILE)
-        bad = sorted(name for name, array in arrays.items() if not np.isfinite(array).all())
-        if bad:
-            raise ReleaseError(f"{folder / ARRAYS_FILE}: {', '.join(bad)} not finite")
+        arrays = read_arrays(folder / ARRAYS_FILE)
         families = config.pop("families")
         strange = sorted(set(families) - set(FAMILIES))
         if strange:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeGuard
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from models import domains as domains_module
 from models import encoder as encoder_module
@@ -29,10 +29,12 @@ from models.manifest import DataSource, Manifest, Pin, pin, read_manifest, slug
 from models.policy import PolicyState
 from models.predictors import Predictor
 from models.query_form import query_forms
+from models.release_files import read_arrays, read_json, reading
 from models.shrinkage import Shrinkage
 from models.waiting import Delays
 
 PROBES: Final = 16
+MOST_PROBES: Final = 256
 PROBE_FILES: Final = ("probes.json", "probes.safetensors")
 # A loaded release must embed its probes this alike, and choose alike on this share of them. Another
 # kernel rounds otherwise, which int8 makes visible (0.998 seen); another encoder is far below.
@@ -100,18 +102,40 @@ class Release:
         manifest = read_manifest(folder)
         for part in manifest.pins:
             part.verify(folder)
-        encoder = OnnxEncoder(folder / manifest.encoder.folder, threads)
-        domains = Domains.load(folder / manifest.domains.folder)
-        return cls(manifest, encoder, domains, compiled_release(folder))
+        with reading(str(folder)):
+            domains = Domains.load(folder / manifest.domains.folder)
+            compiled = _compiled(folder, manifest)
+            encoder = OnnxEncoder(folder / manifest.encoder.folder, threads)
+            return cls(manifest, encoder, domains, compiled)
+
+    def stored_probes(self, folder: Path) -> tuple[dict[str, list[str]], np.ndarray]:
+        """The stored queries with the llms that they were routed to, and their embeddings (n, d).
+
+        Raises ReleaseError, DigestMismatch.
+        """
+        self.manifest.probes.verify(folder)
+        root = folder / self.manifest.probes.folder
+        probes = read_json(root / PROBE_FILES[0])
+        queries, llms = probes.get("queries"), probes.get("llms")
+        embeddings = read_arrays(root / PROBE_FILES[1]).get("embeddings")
+        if not (texts(queries) and texts(llms) and len(queries) == len(llms) <= MOST_PROBES):
+            raise ReleaseError(f"{root}: not {MOST_PROBES} or fewer queries with an LLM each")
+        if embeddings is None or embeddings.shape != (len(queries), self.encoder.dimension):
+            raise ReleaseError(f"{root}: not an embedding for each query")
+        if max(map(len, queries)) > MAX_QUERY_CHARACTERS:
+            raise ReleaseError(f"{root}: a query is longer than {MAX_QUERY_CHARACTERS} characters")
+        return {"queries": queries, "llms": llms}, embeddings
 
     def check_probes(self, folder: Path) -> None:
         """Raises ReleaseError when the stored probe queries embed or route otherwise here."""
-        root = folder / self.manifest.probes.folder
-        probes = json.loads((root / PROBE_FILES[0]).read_text())
-        stored = load_file(root / PROBE_FILES[1])
+        probes, stored = self.stored_probes(folder)
+        with reading(f"{folder}: its probe queries"):
+            self._check_probes(probes, stored)
+
+    def _check_probes(self, probes: Mapping[str, list[str]], stored: np.ndarray) -> None:
         # One at a time: a padded batch would leave its memory with ONNX Runtime for good.
         embeddings = self.encoder.encode(probes["queries"], batch_size=1)
-        cosine = float(np.min(np.sum(embeddings * stored["embeddings"], axis=1)))
+        cosine = float(np.min(np.sum(embeddings * stored, axis=1)))
         if not cosine >= PROBE_COSINE:
             raise ReleaseError(f"probe queries embed otherwise here: least cosine {cosine:.4f}")
         choices = _choices(
@@ -120,6 +144,10 @@ class Release:
         agreement = float(np.mean([a == b for a, b in zip(choices, probes["llms"], strict=True)]))
         if agreement < PROBE_AGREEMENT:
             raise ReleaseError(f"probe queries route otherwise here: {agreement:.0%} agree")
+        routable = [query for query in probes["queries"] if query.strip()]
+        for query in routable[:1]:  # every part has a say in it, the domains too
+            if not np.isfinite(self.route(query).unseen_score):
+                raise ReleaseError("its domains give no finite score")
 
     @property
     def offered(self) -> frozenset[str]:
@@ -245,13 +273,28 @@ class Release:
 
 
 def compiled_release(folder: Path) -> CompiledPredictors:
-    """A release folder's predictors alone, ready to score. Raises ReleaseError."""
+    """A release folder's predictors alone, ready to score. Raises ReleaseError, DigestMismatch."""
     manifest = read_manifest(folder)
-    predictors = [
-        Predictor.load(folder / manifest.predictors[name].folder) for name in manifest.catalog.names
-    ]
+    for part in (*manifest.predictors.values(), manifest.shrinkage):
+        part.verify(folder)
+    with reading(str(folder)):
+        return _compiled(folder, manifest)
+
+
+def _compiled(folder: Path, manifest: Manifest) -> CompiledPredictors:
+    predictors = []
+    for name in manifest.catalog.names:
+        predictor = Predictor.load(folder / manifest.predictors[name].folder)
+        if (predictor.llm, predictor.encoder) != (name, manifest.encoder.encoder):
+            raise ReleaseError(f"{folder}: the predictor of {name!r} is of another LLM or encoder")
+        predictors.append(predictor)
     shrinkage = Shrinkage.load(folder / manifest.shrinkage.folder)
     return CompiledPredictors(predictors, manifest.catalog, shrinkage)
+
+
+def texts(value: object) -> TypeGuard[list[str]]:
+    """Whether it is a list of texts, at least one."""
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
 def build_release(
@@ -336,7 +379,7 @@ def change_release(
     default = old.catalog.default if old.catalog.default in entries else None
     catalog = Catalog(llms=tuple(entries.values()), default=default)
     predictors = [Predictor.load(folder / pins[name].folder) for name in catalog.names]
-    queries = json.loads((folder / old.probes.folder / PROBE_FILES[0]).read_text())["queries"]
+    queries = read_json(folder / old.probes.folder / PROBE_FILES[0])["queries"]
     shrinkage = Shrinkage.load(folder / old.shrinkage.folder)
     compiled = CompiledPredictors(predictors, catalog, shrinkage)
     _save_probes(folder, compiled, defaults or old.defaults, queries)

@@ -13,12 +13,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from models.errors import ReleaseError
+from models.release_files import read_arrays, read_json, reading
 
 FORMAT_VERSION: Final = 1
 CONFIG_FILE: Final = "shrinkage.json"
@@ -73,13 +74,18 @@ class Shrinkage:
     @classmethod
     def load(cls, folder: Path) -> Shrinkage:
         """Read what ``save`` wrote. Raises ReleaseError."""
-        config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())
+        with reading(str(folder)):
+            return cls._load(folder)
+
+    @classmethod
+    def _load(cls, folder: Path) -> Shrinkage:
+        config = read_json(folder / CONFIG_FILE)
         if config.get("format_version") != FORMAT_VERSION:
             raise ReleaseError(
                 f"{folder / CONFIG_FILE}: format {config.get('format_version')!r}; this version reads "
                 f"{FORMAT_VERSION}"
             )
-        arrays = load_file(folder / ARRAYS_FILE)
+        arrays = read_arrays(folder / ARRAYS_FILE)
         shape = (len(config["candidates"]),) * 2
         for name in ("spread", "truth"):
             if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():

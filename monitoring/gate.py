@@ -6,78 +6,103 @@ import json
 import tempfile
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
-from infra.registry import VERDICT_TAG, Registry
+from infra.known_data import recall, remember
+from infra.registry import CHAMPION, Registry, code_revision
 from infra.settings import Settings
 from infra.training_steps import embed
-from models.errors import ReleaseError
+from models.catalog import Catalog, read_catalog
+from models.errors import EvaluationSetError, ReleaseError
 from models.evaluation_set import EvaluationSet, read_evaluation_set
 from models.inputs import QueryInputs, read_queries
+from models.manifest import read_manifest
 from models.perturbations import PERTURBATIONS
-from models.release import PROBE_FILES, Release
+from models.release import Release
 from models.release_gate import (
+    AGREEMENT,
+    CHAMPION_PROBES,
+    EVALUATION,
+    FAILS,
+    MEMORY,
     MEMORY_TOLERANCE,
+    ROBUSTNESS,
+    WORTH,
     Check,
+    JudgedData,
     Slice,
     Verdict,
     aged,
     agreement_check,
+    callable_check,
     choices,
+    evaluation_check,
+    first_release,
     gate_table,
     latency_check,
+    not_measured,
+    offpolicy_check,
+    probes_check,
     ratio_check,
     robustness_check,
+    settled,
     worth_check,
 )
 from monitoring.alert_log import note
+from monitoring.locks import exclusive
 from monitoring.offpolicy import compare_releases
+from monitoring.tables import feedback
 
 SLICE: Final = 1000
 PERTURBED: Final = 150
+# Pairs of routings that are timed, and how often at most: a machine may be busy for a while.
 TIMED: Final = 100
+ROUNDS: Final = 3
+SPLIT: Final = "its test queries (one in five, by id)"
 
 
 @dataclass(frozen=True)
-class Sides:
-    """A release and the champion, loaded, each with its folder."""
+class Side:
+    """A release, loaded, with its folder."""
 
-    folders: tuple[Path, Path]
-    releases: tuple[Release, Release]
+    version: str
+    folder: Path
+    release: Release
 
     @classmethod
-    def of(cls, registry: Registry, version: str, against: str) -> Sides:
-        folders = registry.fetch(version), registry.fetch(against)
-        return cls(folders, (Release.load(folders[0]), Release.load(folders[1])))
-
-    def choices(self, i: int, inputs: QueryInputs) -> list[str]:
-        """Whom the release (0) or the champion (1) chooses."""
-        release = self.releases[i]
-        return choices(release.compiled, release.manifest.defaults, inputs)
+    def of(cls, registry: Registry, version: str) -> Side:
+        folder = registry.fetch(version)
+        return cls(version, folder, Release.load(folder))
 
     @property
+    def catalog(self) -> Catalog:
+        return self.release.manifest.catalog
+
+    def choices(self, inputs: QueryInputs) -> list[str]:
+        """Whom it chooses."""
+        return choices(self.release.compiled, self.release.manifest.defaults, inputs)
+
     def probes(self) -> dict[str, list[str]]:
-        """The champion's: queries, and the llms that it chose."""
-        where = self.releases[1].manifest.probes.folder
-        found: dict[str, list[str]] = json.loads(
-            (self.folders[1] / where / PROBE_FILES[0]).read_text()
-        )
-        return found
+        """Its stored queries, and the llms that it chose."""
+        return self.release.stored_probes(self.folder)[0]
+
+    def seconds(self, query: str) -> float:
+        """What routing a query takes."""
+        begun = time.perf_counter()
+        self.release.route(query)
+        return time.perf_counter() - begun
 
     @property
-    def gone(self) -> set[str]:
-        """The champion's candidates that the release has not."""
-        return {*self.releases[1].candidates} - {*self.releases[0].candidates}
-
-    @property
-    def same_encoder(self) -> bool:
-        ours, theirs = (release.manifest.encoder for release in self.releases)
-        return ours.encoder == theirs.encoder
+    def mebibytes(self) -> float:
+        """What it holds in memory."""
+        encoder = sum(file.stat().st_size for file in (self.folder / "encoder").rglob("*.onnx"))
+        return (sum(self.release.compiled.memory) + encoder) / 2**20
 
 
 def judge_release(
@@ -85,129 +110,282 @@ def judge_release(
     engine: Engine,
     settings: Settings,
     version: str,
-    against: str,
+    against: str | None,
     data: Path | None = None,
     moved: Mapping[str, float] | None = None,
     after_vote: int = 0,
     alert_id: int | None = None,
+    changed: str = "",
 ) -> Verdict:
-    """Measure, judge, note the verdict on the version in MLflow and in the audit.
+    """Measure, judge, and add the verdict to the release's history in MLflow and to the audit.
 
-    data: the evaluation set whose test queries are the frozen slice; the configured one by default.
+    against: the champion; None for a first release.
+    data: the evaluation set whose test queries are used; see ``data_for`` for the default.
     moved: candidate → by how much its quality has been seen to change since those were answered.
     after_vote: only votes after this one are evaluated off-policy.
+    changed: what somebody says has changed since the verdict before.
     Raises NoRelease, RegistryError, ReleaseError, EvaluationSetError.
     """
-    sides = Sides.of(registry, version, against)
-    meant = sides.gone | set(moved or {})
-    checks = [*probe_checks(sides, meant), *speed_checks(sides)]
-    checks.append(offpolicy_check(registry, engine, version, against, after_vote))
-    where = data or settings.data
-    if where is None:
-        why = "no evaluation set: set MIXLLM_DATA to the folder of one"
-        names = ("worth on the frozen slice", "choices that stay when written otherwise")
-        checks += [Check(name, None, None, "", None, why) for name in names]
-    else:
-        checks += slice_checks(sides, read_evaluation_set(where).split()[1], settings, moved or {})
-    verdict = Verdict(version, against, checks)
+    moved = moved or {}
+    with exclusive(engine, f"judge release {version}"):
+        history = registry.verdicts(version)
+        release = Side.of(registry, version)
+        champion = Side.of(registry, against) if against is not None else None
+        local = read_catalog(settings.catalog) if settings.catalog is not None else None
+        disabled = registry.disabled()
+        whole, missing = data_for(registry, settings, version, against, data)
+        checks = [
+            callable_check(
+                release.catalog, champion.catalog if champion else None, local, disabled
+            ),
+            own_probes_check(release),
+        ]
+        gone: set[str] = set()
+        if champion is not None:
+            gone = {*champion.release.candidates} - {*release.release.candidates}
+            checks.append(champion_probes_check(release, champion, gone | set(moved)))
+            checks += speed_checks(release, champion)
+            checks.append(votes_check(registry, engine, version, champion.version, after_vote))
+        judged = None
+        if whole is not None:
+            try:
+                test, judged = test_queries(whole)
+            except EvaluationSetError as error:
+                missing = str(error)
+        if judged is None:
+            checks.append(not_measured(EVALUATION, missing))
+            if champion is not None:
+                checks += [not_measured(name, missing) for name in (WORTH, AGREEMENT, ROBUSTNESS)]
+        else:
+            aiq = registry.tags(version).get("metric.aiq")
+            checks += slice_checks(
+                release, champion, test, settings, moved, float(aiq) if aiq else None
+            )
+        if champion is None:
+            checks += first_release(checks)
+        inputs = {
+            "champion": champion.release.digest if champion else None,
+            "data": judged.digest if judged else None,
+            "moved": dict(moved),
+            "disabled": sorted(disabled),
+            "LLMs that can be called": [c.reason for c in checks[:1]],
+            "votes": last_vote(engine),
+            "code": code_revision(),
+        }
+        verdict = settled(Verdict(version, against, checks, judged, inputs), history, changed)
+        keep(registry, verdict)
+    why = f"release {version} would take the place of {against}"
+    if against is None:
+        why = f"release {version} would be the first champion"
+    note(engine, "judge release", why, verdict.reason, alert_id, verdict.record())
+    return verdict
+
+
+def callable_now(
+    registry: Registry, settings: Settings, version: str, against: str | None
+) -> Check:
+    """Whether an LLM of the release can be called as things are; a verdict may be older.
+
+    Raises NoRelease, RegistryError, ReleaseError, CatalogError.
+    """
+    local = read_catalog(settings.catalog) if settings.catalog is not None else None
+    catalogs = [
+        read_manifest(registry.fetch(name)).catalog if name is not None else None
+        for name in (version, against)
+    ]
+    assert catalogs[0] is not None
+    return callable_check(catalogs[0], catalogs[1], local, registry.disabled())
+
+
+def standing_verdict(registry: Registry, version: str) -> dict[str, Any] | None:
+    """The verdict that counts for a release: the last one against the champion of now.
+
+    Raises NoRelease.
+    """
+    history = registry.verdicts(version)
+    if not history or history[-1]["against"] != registry.alias(CHAMPION):
+        return None
+    return history[-1]
+
+
+def keep(registry: Registry, verdict: Verdict) -> None:
+    """Add a verdict to the release's history."""
+    record = {
+        "number": verdict.number,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "verdict": verdict.word,
+        "measured": verdict.measured,
+        "failed": verdict.failed,
+        "against": verdict.against,
+        "reason": verdict.reason,
+        "changed": verdict.changed,
+        "data": asdict(verdict.data) if verdict.data else None,
+        "inputs": dict(verdict.inputs),
+    }
     with tempfile.TemporaryDirectory() as name:
         files = [Path(name) / "gate.json", Path(name) / "gate.md"]
         files[0].write_text(json.dumps(verdict.record(), indent=1) + "\n")
         files[1].write_text(gate_table(verdict) + "\n")
-        tags = {
-            VERDICT_TAG: verdict.word,
-            "gate.against": against,
-            "gate.why": verdict.why,
-            "gate.figures": verdict.figures,
-        }
-        registry.note_evaluation(version, "gate", files, tags)
-    why = f"release {version} would take the place of {against}"
-    note(engine, "judge release", why, verdict.why, alert_id, verdict.record())
-    return verdict
+        registry.add_verdict(verdict.version, record, files, verdict.figures)
 
 
-def probe_checks(sides: Sides, meant: Collection[str]) -> list[Check]:
-    """The stored probes of each side: the release's route here as they did, and much as the champion.
+def data_for(
+    registry: Registry, settings: Settings, version: str, against: str | None, given: Path | None
+) -> tuple[EvaluationSet | None, str]:
+    """The evaluation set to judge a release by, or why there is none.
 
-    meant: the champion's choices that are to change.
+    In this order: the one given, the one that the release was judged by last, ``MIXLLM_DATA``, the one
+    that the champion was judged by.
+    Raises EvaluationSetError where the one given or configured cannot be read.
     """
-    release, stored = sides.releases[0], sides.probes
+    own, champion = (
+        [row["data"] for row in registry.verdicts(name)[-1:] if row["data"]] if name else []
+        for name in (version, against)
+    )
+    judged = [*own, *champion]
+    if given is not None:
+        return known(settings, given), ""
+    for row in own:
+        if (again := unchanged(settings, row["digest"])) is not None:
+            return again, ""
+    if settings.data is not None:
+        return known(settings, settings.data), ""
+    for row in judged:
+        if (again := unchanged(settings, row["digest"])) is not None:
+            return again, ""
+    missing = "no evaluation set: use --data DIR, or set MIXLLM_DATA"
+    if judged:
+        name, digest = judged[0]["name"], judged[0]["digest"][:12]
+        missing += f" ({name}, digest {digest}, is not where it was, or has changed)"
+    return None, missing
+
+
+def known(settings: Settings, folder: Path) -> EvaluationSet:
+    """Read an evaluation set, and remember where it lies. Raises EvaluationSetError."""
+    data = read_evaluation_set(folder)
+    remember(settings.home, data.digest, folder)
+    return data
+
+
+def unchanged(settings: Settings, digest: str) -> EvaluationSet | None:
+    """The evaluation set of that digest, where this machine has read it before and it is the same."""
+    folder = recall(settings.home, digest)
+    if folder is None:
+        return None
     try:
-        release.check_probes(sides.folders[0])
-        own = Check("its own probes", None, 1.0, "as stored", True)
+        data = read_evaluation_set(folder)
+    except (EvaluationSetError, OSError):
+        return None
+    return data if data.digest == digest else None
+
+
+def last_vote(engine: Engine) -> int:
+    """The position of the newest vote, 0 without one."""
+    with engine.connect() as connection:
+        return int(connection.execute(select(func.max(feedback.c.position))).scalar() or 0)
+
+
+def own_probes_check(release: Side) -> Check:
+    """The stored probes: the release routes here as it did."""
+    try:
+        release.release.check_probes(release.folder)
     except ReleaseError as error:
-        own = Check("its own probes", None, 0.0, "as stored", False, str(error))
-    inputs = read_queries(stored["queries"], release.encoder)
-    chosen, what = sides.choices(0, inputs), "the champion's probes"
-    return [own, agreement_check(chosen, stored["llms"], what, meant)]
+        return probes_check(str(error))
+    return probes_check(None)
 
 
-def speed_checks(sides: Sides) -> list[Check]:
-    """Seconds of routing one query, both sides in turns; bytes that each holds in memory."""
-    queries = sides.probes["queries"]
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for number in range(TIMED + 2):
-        for i in (0, 1) if number % 2 else (1, 0):
-            begun = time.perf_counter()
-            sides.releases[i].route(queries[number % len(queries)])
-            seconds[i].append(time.perf_counter() - begun)
-    release, champion = (np.array(part[2:]) for part in seconds)
-    sizes = [
-        (sum(side.compiled.memory) + encoder_bytes(folder)) / 2**20
-        for side, folder in zip(sides.releases, sides.folders, strict=True)
-    ]
-    return [
-        latency_check(release, champion),
-        ratio_check("memory", sizes[0], sizes[1], MEMORY_TOLERANCE, "MiB"),
-    ]
+def champion_probes_check(release: Side, champion: Side, meant: Collection[str]) -> Check:
+    """The champion's stored queries. meant: its choices that are to change."""
+    stored = champion.probes()
+    inputs = read_queries(stored["queries"], release.release.encoder)
+    return agreement_check(CHAMPION_PROBES, release.choices(inputs), stored["llms"], meant)
 
 
-def encoder_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in (folder / "encoder").rglob("*.onnx"))
+def speed_checks(release: Side, champion: Side) -> list[Check]:
+    """Seconds of routing one query, both in turns; what each holds in memory.
+
+    A release that is too slow is timed again, up to ``ROUNDS`` times, and judged by all pairs.
+    """
+    queries = champion.probes()["queries"]
+    pairs: list[tuple[float, float]] = []
+    for side in (release, champion):  # the first routings warm up
+        for query in queries[:2]:
+            side.seconds(query)
+    for _ in range(ROUNDS):
+        for number in range(TIMED):
+            query = queries[number % len(queries)]
+            if number % 2:
+                mine = release.seconds(query)
+                pairs.append((mine, champion.seconds(query)))
+            else:
+                theirs = champion.seconds(query)
+                pairs.append((release.seconds(query), theirs))
+        seconds = np.array(pairs)
+        latency = latency_check(seconds[:, 0], seconds[:, 1])
+        if latency.state != FAILS:
+            break
+    memory = ratio_check(MEMORY, release.mebibytes, champion.mebibytes, MEMORY_TOLERANCE)
+    return [latency, memory]
 
 
-def offpolicy_check(
+def votes_check(
     registry: Registry, engine: Engine, version: str, against: str, after_vote: int
 ) -> Check:
     """By the votes on logged decisions."""
-    name, allowed = "off-policy gain", "not worse"
     try:
-        found = compare_releases(registry, engine, version, against, after_vote)
+        compared = compare_releases(registry, engine, version, against, after_vote)
     except ReleaseError as error:
-        return Check(name, None, None, allowed, None, str(error))
-    if found is None or found["verdict"] == "unknown":
-        return Check(name, None, None, allowed, None, "the log cannot tell")
-    gain = found["gain"]
-    told = f"{found['verdict']} [{gain['low']:+.4f}, {gain['high']:+.4f}], {found['votes']} votes"
-    return Check(name, 0.0, gain["value"], allowed, found["verdict"] != "worse", told)
+        return offpolicy_check(None, str(error))
+    return offpolicy_check(compared)
+
+
+def test_queries(whole: EvaluationSet) -> tuple[EvaluationSet, JudgedData]:
+    """Up to ``SLICE`` of the queries that no release was trained on, the same ones each time."""
+    test = whole.split()[1]
+    some = np.zeros(len(test.queries), dtype=bool)
+    some[np.random.default_rng(0).permutation(len(some))[:SLICE]] = True
+    used = test.where(some)
+    return used, JudgedData(
+        whole.name, whole.digest, SPLIT, len(used.queries), len(some), len(used.outcomes)
+    )
 
 
 def slice_checks(
-    sides: Sides, test: EvaluationSet, settings: Settings, moved: Mapping[str, float]
+    release: Side,
+    champion: Side | None,
+    test: EvaluationSet,
+    settings: Settings,
+    moved: Mapping[str, float],
+    aiq: float | None,
 ) -> list[Check]:
     """On queries that no release was trained on."""
-    some = np.zeros(len(test.queries), dtype=bool)
-    some[np.random.default_rng(0).permutation(len(some))[:SLICE]] = True
-    test = test.where(some)
     queries = test.queries["query"].tolist()
     written, kinds = rewritten(queries[:PERTURBED])
-    read = embedded_by_both(sides, [*queries, *written], settings)
-    chosen = [sides.choices(i, read[i]) for i in (0, 1)]
     names = test.candidates
-    known = Slice(names, test.matrix("quality", names), test.matrix("cost_usd", names))
+    outcomes = Slice(names, test.matrix("quality", names), test.matrix("cost_usd", names))
     n, m = len(queries), len(queries) + len(written)
-    stays = [staying(part[n:m], part[:n], kinds) for part in chosen]
-    mine, other = (float(np.mean(list(part.values()))) for part in stays)
+    inputs = embed([*queries, *written], release.folder / "encoder", settings)
+    mine = release.choices(inputs)
+    evaluation = evaluation_check(outcomes, mine[:n], aiq)
+    if champion is None:
+        return [evaluation]
+    if not same_encoder(release, champion):
+        inputs = embed([*queries, *written], champion.folder / "encoder", settings)
+    theirs = champion.choices(inputs)
+    stays = [staying(part[n:m], part[:n], kinds) for part in (mine, theirs)]
+    shares = [float(np.mean(list(part.values()))) for part in stays]
+    gone = {*champion.release.candidates} - {*release.release.candidates}
+    wtp = champion.release.manifest.defaults.willingness_to_pay
     return [
-        worth_check(
-            aged(known, moved),
-            chosen[0][:n],
-            chosen[1][:n],
-            sides.releases[1].manifest.defaults.willingness_to_pay,
-        ),
-        agreement_check(chosen[0][:n], chosen[1][:n], "the frozen slice", sides.gone | set(moved)),
-        robustness_check(mine, other, stays[0]),
+        evaluation,
+        worth_check(aged(outcomes, moved), mine[:n], theirs[:n], wtp),
+        agreement_check(AGREEMENT, mine[:n], theirs[:n], gone | set(moved)),
+        robustness_check(shares[0], shares[1], stays[0]),
     ]
+
+
+def same_encoder(first: Side, second: Side) -> bool:
+    return first.release.manifest.encoder.encoder == second.release.manifest.encoder.encoder
 
 
 def rewritten(queries: list[str]) -> tuple[list[str], dict[str, list[tuple[int, int]]]]:
@@ -227,16 +405,8 @@ def staying(
     written: list[str], as_they_are: list[str], kinds: Mapping[str, list[tuple[int, int]]]
 ) -> dict[str, float]:
     """Perturbation → the share of choices that it leaves as they are."""
-    found = {
+    shares = {
         kind: float(np.mean([written[i] == as_they_are[j] for i, j in pairs]))
         for kind, pairs in kinds.items()
     }
-    return found or {"nothing to change": 1.0}
-
-
-def embedded_by_both(sides: Sides, queries: list[str], settings: Settings) -> list[QueryInputs]:
-    """Inputs of the queries by each side's encoder; from the cache where it has them."""
-    read = [embed(queries, sides.folders[0] / "encoder", settings)]
-    if sides.same_encoder:
-        return [*read, read[0]]
-    return [*read, embed(queries, sides.folders[1] / "encoder", settings)]
+    return shares or {"nothing to change": 1.0}

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from infra.settings import Settings
 from models.decision import Decision, Wishes
-from models.errors import MixLLMError
+from models.errors import RegistryError
 from models.manifest import Manifest
 from models.release import Release, Routing
 from models.waiting import WaitingTracker
 from serving import metrics
 from serving.asking import Ask
-from serving.champion import Running
+from serving.champion import Running, short
 
 if TYPE_CHECKING:
     from infra.registry import Canary, Registry
@@ -103,8 +103,11 @@ class Challenger:
             folder = registry.fetch(version)
             release = Release.load(folder, self.settings.encoder_threads)
             release.check_probes(folder)
-        except (MixLLMError, OSError) as error:
-            self._refused, self.last_error = version, f"challenger {version} refused: {error}"
+        except RegistryError:
+            raise  # says nothing of the release
+        except Exception as error:
+            self._refused = version
+            self.last_error = f"challenger {version} is refused: {short(error)}"
             log.error("%s", self.last_error)
             return
         self.running = Running(release, version, "registry", time.time())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from infra.settings import Settings
-from models.catalog import Catalog, Upstream, read_catalog
-from models.errors import MixLLMError
+from models.catalog import Catalog, Upstream, read_catalog, upstreams_of
+from models.errors import MixLLMError, RegistryError, ReleaseError
 from models.manifest import Manifest, read_manifest
 from models.release import Release
 from serving import metrics
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("mixllm.champion")
 
+# As the registry names it, whose module takes MLflow's seconds to import.
+CHAMPION: Final = "champion"
 CURRENT_FILE: Final = "current-release"
 RETRY_SECONDS: Final = 60.0
 
@@ -34,6 +37,17 @@ class Running:
     version: str
     source: str
     since: float
+
+
+def can_be_called(upstream: Upstream) -> bool:
+    """Whether this machine has the key that it needs."""
+    return upstream.key_variable is None or bool(os.environ.get(upstream.key_variable))
+
+
+def short(error: Exception) -> str:
+    """An error in one line."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, MixLLMError | OSError) else f"{type(error).__name__}: {text}"
 
 
 class Follower(Protocol):
@@ -62,6 +76,8 @@ class Champion:
         # The catalog of this machine, whose upstreams come before the release's.
         self.spare_catalog: Catalog | None = None
         self.catalog_error: str | None = None
+        # When the registry answered last (seconds since the epoch), if it did.
+        self.asked: float | None = None
         self.upstreams: Mapping[str, Upstream] = {}
         self._home = settings.home / "registry"
         self._failed: dict[str, float] = {}
@@ -73,14 +89,21 @@ class Champion:
     def start(self) -> None:
         """Load the release of the last run from disk, if any, then follow the registry."""
         self._read_catalog()
-        marker = self._home / CURRENT_FILE
-        if marker.is_file():
-            version = marker.read_text().strip()
-            try:
-                self._load(version, self._home / "releases" / version, "disk")
-            except (MixLLMError, OSError) as error:
-                self._note(f"release {version} on disk: {error}")
+        try:
+            self._load_from_disk()
+        except Exception as error:  # whatever lies there, the registry has another copy
+            self._note(f"the release of the last run is not loaded: {error}")
         self._thread.start()
+
+    def _load_from_disk(self) -> None:
+        marker = self._home / CURRENT_FILE
+        if not marker.is_file():
+            return
+        version = marker.read_text()[:40].strip()
+        if not version.isdecimal():
+            raise ReleaseError(f"{marker}: {version!r} is not a version")
+        folder = self._home / "releases" / version
+        self._answer_with(self._checked(version, folder, "disk"))
 
     def stop(self) -> None:
         self._stop.set()
@@ -93,7 +116,7 @@ class Champion:
 
     def _run(self) -> None:
         # MLflow takes seconds to import: not on the way to the first answer.
-        from infra.registry import CHAMPION, Registry
+        from infra.registry import Registry
 
         registry: Registry | None = None
         while not self._stop.is_set():
@@ -101,54 +124,139 @@ class Champion:
             self._read_catalog()
             try:
                 registry = registry or Registry(self.settings.registry_uri, self._home)
-                self.disabled = registry.disabled()
-                version = registry.alias(CHAMPION)
-                if version is not None:
-                    self._follow(registry, version)
-                for follower in self.followers:
-                    follower.follow(registry, self.running)
+                self.poll(registry)
             except Exception as error:  # whatever the registry does, the running release answers
-                self._note(f"registry: {error}")
+                self._note(f"registry: {short(error)}")
             self._wake.wait(self.settings.poll_seconds)
 
+    def poll(self, registry: Registry) -> None:
+        """Ask the registry once: who is disabled, who is champion, and what the followers follow."""
+        try:
+            self.disabled = registry.disabled()
+            version = registry.alias(CHAMPION)
+            if version is not None:
+                self._follow(registry, version)
+            elif self.running is not None:
+                stays = f"release {self.running.version} keeps answering"
+                self._note(f"MLflow names no champion: {stays}")
+            self.asked = time.time()
+            metrics.registry_asked.set(self.asked)
+        except MixLLMError as error:
+            self._note(f"registry: {short(error)}")
+        for follower in self.followers:
+            try:
+                follower.follow(registry, self.running)
+            except Exception as error:  # what one follower cannot do keeps no other
+                log.error("%s: %s", type(follower).__name__, short(error))
+
     def _follow(self, registry: Registry, version: str) -> None:
-        running = self.running
-        if running is not None and running.version == version:
-            # The disk's copy, if the registry still means that one.
-            folder = registry.fetch(version)
-            if running.source == "disk":
-                if read_manifest(folder).digest == running.release.digest:
-                    self.running = Running(running.release, version, "registry", running.since)
-                else:
-                    self._load(version, folder, "registry")
-            self.last_error = None
-            return
+        """Let the release that is champion answer; where it may not, the running one stays."""
         if time.monotonic() < self._failed.get(version, 0.0):
             return
-        if running is not None and (why := registry.refused(version)) is not None:
-            self._failed[version] = time.monotonic() + self.settings.poll_seconds
-            self._note(
-                f"release {version} refused by its gate ({why}); mixllm promote {version} --force"
-            )
-            return
+        running = self.running
         try:
-            self._load(version, registry.fetch(version), "registry")
-        except (MixLLMError, OSError) as error:
-            self._failed[version] = time.monotonic() + RETRY_SECONDS
-            self._note(f"release {version} refused: {error}")
+            if running is not None and running.version == version:
+                self._confirm(registry, running)
+            elif (why := registry.refused(version)) is not None:
+                self._refuse(registry, version, f"its gate: {why}", self.settings.poll_seconds)
+                return
+            else:
+                release = self._checked(version, registry.fetch(version), "registry")
+                if registry.alias(CHAMPION) != version:
+                    return  # another one has become champion meanwhile
+                self._answer_with(release)
+                self._remember(version)
+                if running is not None:
+                    self._note_swap(registry, running.version, version)
+        except RegistryError:
+            raise  # says nothing of the release
+        except Exception as error:
+            self._refuse(registry, version, short(error), RETRY_SECONDS)
             return
-        (self._home / CURRENT_FILE).write_text(version)
-        registry.note_swap(running.version if running else None, version)
+        if running is None or running.version != version or self._failed:
+            registry.note_serving(version, None)
+        self._failed.clear()
         self.last_error = None
 
-    def _load(self, version: str, folder: Path, source: str) -> None:
+    def _confirm(self, registry: Registry, running: Running) -> None:
+        """The release that answers, as the registry has it; another where it was replaced."""
+        folder = registry.fetch(running.version)
+        if running.source != "disk":
+            return
+        if read_manifest(folder).digest == running.release.digest:
+            self.running = replace(running, source="registry")
+        else:
+            self._answer_with(self._checked(running.version, folder, "registry"))
+        self._remember(running.version)
+
+    def _checked(self, version: str, folder: Path, source: str) -> Running:
+        """A release, loaded and checked, that does not answer yet. Raises ReleaseError."""
         release = Release.load(folder, self.settings.encoder_threads)
         release.check_probes(folder)
-        self.running = Running(release, version, source, time.time())
-        self._note_loaded(release.manifest, version)
+        self._check_callable(release.manifest.catalog)
+        return Running(release, version, source, time.time())
+
+    def _check_callable(self, catalog: Catalog) -> None:
+        """Where chats are served now, a release must not end that. Raises ReleaseError."""
+        local = self.spare_catalog
+        left = [name for name in catalog.names if name not in self.disabled]
+        if not left:
+            raise ReleaseError("every LLM of it is disabled")
+        mine = upstreams_of(catalog, local)
+        if any(can_be_called(mine[name]) for name in left if name in mine):
+            return
+        running = self.running.release.manifest.catalog if self.running else None
+        serves = {**(upstreams_of(running, local) if running else {})}
+        serves |= upstreams_of(local, None) if local else {}
+        if any(map(can_be_called, serves.values())):
+            keys = sorted({mine[n].key_variable or "" for n in left if n in mine} - {""})
+            why = f"its keys are not set: {', '.join(keys)}" if keys else "none has an upstream"
+            raise ReleaseError(
+                f"none of its LLMs can be called ({', '.join(left[:5])}): {why}; chats would fail"
+            )
+
+    def _answer_with(self, running: Running) -> None:
+        """The one place where the release that answers changes; nothing here can fail half-way."""
+        # Requests that have read the release before still find their upstreams.
+        catalog = running.release.manifest.catalog
+        self.upstreams = {**self.upstreams, **upstreams_of(catalog, self.spare_catalog)}
+        self.running = running
         self._join_upstreams()
         metrics.loads.inc()
-        log.info("release %s answers (from %s)", version, source)
+        log.info("release %s answers (from %s)", running.version, running.source)
+        try:
+            self._note_loaded(running.release.manifest, running.version)
+        except Exception as error:
+            log.error("release %s answers, but is not noted: %s", running.version, short(error))
+
+    def _remember(self, version: str) -> None:
+        """What a restart loads before it has asked the registry."""
+        marker = self._home / CURRENT_FILE
+        try:
+            written = marker.with_name(f".{CURRENT_FILE}-{os.getpid()}")
+            written.write_text(version)
+            os.replace(written, marker)
+        except OSError as error:
+            log.error("%s: %s; a restart would load the release before", marker, error.strerror)
+
+    def _note_swap(self, registry: Registry, old: str, new: str) -> None:
+        """What a rollback goes back to; the old release may have been deleted."""
+        try:
+            registry.note_swap(old, new)
+        except Exception as error:
+            log.warning("release %s is not noted as the one before: %s", old, short(error))
+
+    def _refuse(self, registry: Registry, version: str, why: str, seconds: float) -> None:
+        """Keep the running release, and say why everywhere that people look."""
+        if version not in self._failed:
+            metrics.releases_refused.labels(version).inc()
+            registry.note_serving(version, why)
+        self._failed[version] = time.monotonic() + seconds
+        stays = (
+            f"release {self.running.version} keeps answering" if self.running else "none answers"
+        )
+        force = f"; mixllm promote {version} --force" if why.startswith("its gate") else ""
+        self._note(f"release {version} is refused, {stays}: {why}{force}")
 
     def _read_catalog(self) -> None:
         """Read the machine's catalog where it has changed; a broken one leaves what was read before."""
@@ -167,15 +275,10 @@ class Champion:
         self._join_upstreams()
 
     def _join_upstreams(self) -> None:
-        found: dict[str, Upstream] = {}
-        release = self.running.release.manifest.catalog if self.running else None
-        for catalog in (release, self.spare_catalog):
-            if catalog is not None:
-                found |= {c.name: c.upstream for c in catalog.llms if c.upstream is not None}
-        if release is not None:
-            found = {name: spec for name, spec in found.items() if name in release.names}
-        if found != self.upstreams:
-            self.upstreams = found
+        catalog = self.running.release.manifest.catalog if self.running else self.spare_catalog
+        upstreams = upstreams_of(catalog, self.spare_catalog) if catalog is not None else {}
+        if upstreams != self.upstreams:
+            self.upstreams = upstreams
 
     def _note(self, message: str) -> None:
         if message != self.last_error:

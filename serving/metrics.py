@@ -44,6 +44,14 @@ rows_lost = bentoml.metrics.Counter(
     "mixllm_rows_lost_total", "Rows that could not be written to the disk.", ["journal"]
 )
 loads = bentoml.metrics.Counter("mixllm_release_loads_total", "Releases loaded since the start.")
+releases_refused = bentoml.metrics.Counter(
+    "mixllm_releases_refused_total", "Champions that were not loaded.", ["release"]
+)
+registry_asked = bentoml.metrics.Gauge(
+    "mixllm_registry_asked_timestamp_seconds",
+    "When MLflow answered last.",
+    multiprocess_mode="livemax",
+)
 SLOW_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 
 answers = bentoml.metrics.Counter(

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.errors import ReleaseError
 from models.families.contract import SparseMap
 from models.inputs import QueryInputs
 from models.projection import principal_axes
@@ -86,7 +87,14 @@ class Trees(SparseMap):
     def _walk(self) -> tuple[np.ndarray, int]:
         """(the leaves that can be reached, in order; how deep the deepest lies)."""
         at, leaves, depth = self._roots, [], 0
+        count, nodes = self.feature.shape
+        if self.children.shape != (count, nodes, 2) or (self.children >= nodes).any():
+            raise ReleaseError("a tree has children that are not its nodes")
+        visited = 0
         while True:
+            visited += len(at)
+            if visited > count * nodes:  # a cycle would be walked for ever
+                raise ReleaseError("a tree reaches a node more than once")
             ends = self._next[2 * at] == at
             leaves.append(at[ends])
             at = at[~ends]

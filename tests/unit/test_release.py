@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tampering import repin
 
 from models.catalog import Catalog
 from models.decision import Wishes, explain
@@ -111,12 +112,15 @@ def test_a_bad_manifest_is_named(change: dict[str, object], message: str, copy: 
         read_manifest(copy)
 
 
-def test_probes_that_embed_otherwise_are_refused(release: Release, copy: Path) -> None:
+def test_probes_that_embed_otherwise_are_refused(copy: Path) -> None:
     probes = json.loads((copy / "probes" / "probes.json").read_text())
     probes["queries"][0] = "something else"
     (copy / "probes" / "probes.json").write_text(json.dumps(probes))
+    with pytest.raises(DigestMismatch, match=r"probes\.json"):
+        Release.load(copy)
+    repin(copy)
     with pytest.raises(ReleaseError, match="embed otherwise"):
-        release.check_probes(copy)
+        Release.load(copy).check_probes(copy)
 
 
 def test_names_become_distinct_folders() -> None:
