@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from models import vote_scale
@@ -191,6 +190,8 @@ class PolicyState:
         count, size = len(self.candidates), self.directions.shape[2] + 1
         if self.inverses.shape != (count, size, size) or self.sees.shape != (count,):
             raise PolicyError(f"A is {self.inverses.shape}, not {(count, size, size)}")
+        if missing := sorted(set(COUNTS) - self.counts.keys()):
+            raise PolicyError(f"no count of votes {missing[0]}")
         for name in _ARRAYS:
             if not np.isfinite(getattr(self, name)).all():
                 raise PolicyError(f"{name} not finite")
@@ -234,11 +235,11 @@ class PolicyState:
             network = {n.removeprefix("network."): a.copy() for n, a in arrays.items()}
             voters = Voters.parse(rest.pop("voters"))
             state = cls(network=FeedbackNetwork(**network), voters=voters, **own, **rest)
+            state.check()
         except PolicyError:
             raise
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PolicyError(f"not a policy state: {error}") from error
-        state.check()
+        except Exception as error:  # whatever other bytes bring about, they are no state
+            raise PolicyError(f"not a policy state: {type(error).__name__}: {error}") from error
         return state
 
 

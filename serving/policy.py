@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import secrets
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine
 
 from infra.settings import Settings
 from models.errors import PolicyError
-from models.policy import PolicyState
+from models.policy import PolicyState, state_digest
 from monitoring.learner import newest_good
 from monitoring.policy_states import Stored, newest_mark
 from serving import metrics
@@ -20,6 +23,11 @@ from serving.champion import Champion
 log = logging.getLogger("mixllm.policy")
 
 FOLDER: Final = "policy"
+SUFFIX: Final = ".safetensors"
+# Copies that are kept, of whatever release: a rollback finds its own.
+KEPT: Final = 4
+# Hexadecimal digits of a state's digest in its copy's name.
+DIGITS: Final = 16
 
 
 class PolicyFollower:
@@ -92,24 +100,50 @@ class PolicyFollower:
         self.last_error = message
 
     def _from_disk(self, release: str, candidates: list[str]) -> Stored | None:
-        """The state of the last run, for a start without Postgres."""
-        for path in sorted(self._folder.glob(f"{release[:32]}-*.safetensors"), reverse=True):
+        """The state of the last run, for a start without Postgres; the newest that is whole."""
+        for path in sorted(self._folder.glob(f"{release[:32]}-*{SUFFIX}"), key=version_of)[::-1]:
             try:
-                state = PolicyState.parse(path.read_bytes())
-                stored = Stored(int(path.stem.partition("-")[2]), state)
-            except (PolicyError, OSError, ValueError) as error:
+                stored = read_copy(path)
+            except (PolicyError, OSError) as error:
                 self._alert(f"{path}: {error}")
                 continue
-            if state.release == release and state.candidates == candidates:
+            if stored.state.release == release and stored.state.candidates == candidates:
                 self._take(stored)
                 return stored
         return None
 
     def _to_disk(self, stored: Stored) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{stored.state.release[:32]}-{stored.version:012d}.safetensors"
-        part = path.with_suffix(f".{threading.get_ident()}.part")
-        part.write_bytes(stored.state.dump())
-        part.replace(path)
-        for old in sorted(self._folder.glob("*.safetensors"))[:-2]:
-            old.unlink(missing_ok=True)
+        """A state that cannot be written decides all the same."""
+        data = stored.state.dump()
+        name = f"{stored.state.release[:32]}-{stored.version:012d}-{state_digest(data)[:DIGITS]}"
+        part = self._folder / f"{name}.{secrets.token_hex(4)}.part"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part.write_bytes(data)
+            part.replace(self._folder / f"{name}{SUFFIX}")
+            for old in sorted(self._folder.glob(f"*{SUFFIX}"), key=version_of)[:-KEPT]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            log.error(
+                "policy state %s decides, but no copy could be written: %s", stored.version, error
+            )
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+
+def version_of(path: Path) -> int:
+    """A copy's version, by its name; -1 where it has none."""
+    part = path.stem.split("-")[1:2]
+    return int(part[0]) if part and part[0].isdecimal() else -1
+
+
+def read_copy(path: Path) -> Stored:
+    """A state's copy on disk. Raises PolicyError, OSError."""
+    version = version_of(path)
+    if version < 0:
+        raise PolicyError("its name has no version")
+    data = path.read_bytes()
+    digest = path.stem.split("-")[2:3]  # the copies of earlier versions have none
+    if digest and not state_digest(data).startswith(digest[0]):
+        raise PolicyError("its bytes are not those that were written")
+    return Stored(version, PolicyState.parse(data))

@@ -1,0 +1,68 @@
+"""What a service process holds, over files that others left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import Engine
+
+from infra.settings import Settings
+from monitoring.alert_log import list_alerts
+from monitoring.decisions import Asked, count_decisions, fallback_row
+from monitoring.journals import JOURNALS
+
+pytestmark = pytest.mark.filterwarnings("ignore:bentoml.metrics module:DeprecationWarning")
+GARBAGE = b'{}\n[1]\nnot JSON\n{"id": 7, "decision_id": null}\n'
+
+
+@pytest.fixture
+def state(tmp_path: Path, engine: Engine) -> Any:
+    from serving.state import ServiceState
+
+    home = tmp_path / "home"
+    for kind in JOURNALS.values():
+        (home / kind.folder).mkdir(parents=True)
+        (home / kind.folder / "1-1-00000001.jsonl").write_bytes(GARBAGE + b'{"id": "to')
+    address = engine.url.render_as_string(hide_password=False)
+    made = ServiceState(Settings(home=home, database_url=SecretStr(address)))
+    yield made
+    for journal in made.journals.values():
+        journal.close()
+    made.engine.dispose()
+
+
+def test_garbage_in_every_journal_neither_stops_the_start_nor_the_rows_after_it(
+    state: Any, engine: Engine
+) -> None:
+    from serving.views import journal_summary
+
+    state._recall(state.decisions, "id", "")
+    state._recall(state.answers, "decision_id", "answer ")
+    row = fallback_row("a", "a test \x00", 0.01, Asked("query", "full"), 0.001, "1")
+    state._keep_decision({**row, "llm": "\ud800"})
+    assert state._recent.get(row["id"])["llm"] == "?"
+    for name, journal in state.journals.items():
+        assert journal.flush(), name
+    summary = journal_summary(state)
+    assert summary["dead_letters"] == dict.fromkeys(JOURNALS, 4)
+    assert summary["unwritten_decisions"] == summary["unwritten_feedback"] == 0
+    assert summary["database_error"] is None
+    assert count_decisions(engine) == 1
+    raised = [(a["name"], a["subject"]) for a in list_alerts(engine)]
+    assert sorted(raised) == sorted(("rows-refused", name) for name in JOURNALS)
+
+
+def test_a_decision_that_cannot_be_written_is_counted_and_fails_nothing(
+    state: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serving.views import journal_summary
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    row = fallback_row("a", "a test", 0.01, Asked("query", "full"), 0.001, "1")
+    monkeypatch.setattr(state.decisions, "append", full)
+    state._keep_decision(row)
+    assert journal_summary(state)["rows_lost"]["decisions"] == 1
+    assert state._recent.get(row["id"]) is not None
