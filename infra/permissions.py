@@ -39,13 +39,10 @@ def close_home(home: Path) -> None:
 
 def close_folder(home: Path) -> None:
     """0700. Where Postgres runs as an account of its own, because this process is root, that account
-    may pass through to its folder, which it reaches by its path: 0710."""
+    passes through to its folder, which it reaches by its path: 0711, which lets nobody list it."""
     postgres = home / "postgres"
-    if postgres.is_dir() and (owner := postgres.lstat()).st_uid != os.geteuid():
-        os.chown(home, -1, owner.st_gid)
-        home.chmod(0o710)
-    else:
-        home.chmod(0o700)
+    apart = postgres.is_dir() and postgres.lstat().st_uid != os.geteuid()
+    home.chmod(0o711 if apart else 0o700)
 
 
 def check_own(home: Path, status: os.stat_result) -> None:
