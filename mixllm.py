@@ -1379,11 +1379,11 @@ def keys_create(
 def keys_list() -> None:
     """Every key ever made, and what it has spent this month."""
     from monitoring.answers import spent_this_month
-    from monitoring.keys import list_keys
+    from monitoring.keys import dollars, list_keys, read_access
 
     engine = store()
     spent = spent_this_month(engine)
-    heads = ("id", "name", "scopes", "a minute", "USD a month", "spent", "draws", "made", "revoked")
+    heads = ("id", "name", "scopes", "a minute", "budget", "spent", "draws", "made", "revoked")
     table = Table(*heads)
     for row in list_keys(engine):
         revoked = row["revoked_at"]
@@ -1392,22 +1392,58 @@ def keys_list() -> None:
             row["name"],
             ", ".join(row["scopes"]),
             str(row["requests_per_minute"] or ""),
-            "" if row["monthly_budget_usd"] is None else f"{row['monthly_budget_usd']:g}",
-            f"{spent.get(row['id'], 0.0):.4f}",
-            row["exploration"]["kind"] if row["exploration"] else "",
+            "" if row["monthly_budget_usd"] is None else dollars(row["monthly_budget_usd"]),
+            dollars(spent.get(row["id"], 0.0)),
+            str(row["exploration"].get("kind", "")) if row["exploration"] else "",
             row["created_at"].strftime("%Y-%m-%d %H:%M"),
             revoked.strftime("%Y-%m-%d %H:%M") if revoked else "",
         )
     console.print(table)
+    access = read_access(engine)
+    for why in access.unusable.values():
+        console.print(f"{why}; revoke it and create another", style="red", soft_wrap=True)
+    console.print(REQUIREMENT[access.required], soft_wrap=True)
+
+
+REQUIREMENT = {
+    True: "Every request needs a key.",
+    False: "No request needs a key: mixllm keys open.",
+    None: "No request needs a key; from the first key on, every request will.",
+}
 
 
 @keys.command("revoke")
 def keys_revoke(name: Annotated[str, typer.Argument(help="A key's name or id.")]) -> None:
-    """No service takes the key any more, within a few seconds."""
-    from monitoring.keys import revoke_key
+    """No service takes the key any more, within a few seconds. Keys stay required."""
+    from monitoring.keys import read_access, revoke_key
 
-    revoke_key(store(), name)
+    engine = store()
+    revoke_key(engine, name)
     console.print(f"{name} revoked")
+    if not read_access(engine).keys:
+        console.print(
+            "no key is in use now, and every request still needs one; to let everybody in: "
+            "mixllm keys open",
+            soft_wrap=True,
+        )
+
+
+@keys.command("require")
+def keys_require() -> None:
+    """From now on every request needs a key, even before the first one is made."""
+    from monitoring.keys import require_keys
+
+    require_keys(store())
+    console.print(REQUIREMENT[True])
+
+
+@keys.command("open")
+def keys_open() -> None:
+    """From now on no request needs a key; refused while keys are in use."""
+    from monitoring.keys import open_access
+
+    open_access(store())
+    console.print(REQUIREMENT[False])
 
 
 @app.command()

@@ -181,6 +181,14 @@ class Settings(BaseSettings):
         """The allowed origins, lower case."""
         return split(self.allowed_origins)
 
+    @field_validator("api_key")
+    @classmethod
+    def _api_key_can_be_sent(cls, value: SecretStr | None) -> SecretStr | None:
+        # An empty key would let everybody in with all scopes.
+        if value is not None and not re.fullmatch(r"[\x21-\x7e]+", value.get_secret_value()):
+            raise ValueError("give a key of visible ASCII characters without spaces, or unset it")
+        return value
+
     @property
     def registry_uri(self) -> str:
         return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
@@ -215,5 +223,9 @@ def read_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-        raise SettingsError(f"{name}: {first['msg']} (got {first['input']!r})") from error
+        secret = "Secret" in str(Settings.model_fields[str(first["loc"][0])].annotation)
+        given = "" if secret else f" (got {first['input']!r})"
+        raise SettingsError(
+            f"{name}: {first['msg'].removeprefix('Value error, ')}{given}"
+        ) from None
     return settings.model_copy(update={"home": settings.home.expanduser().resolve()})

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, delete, func, select
 
 from monitoring.rows import insert_new
 from monitoring.tables import answers
 
+# How a client's report of an answer ends.
+REPORTS: Final = ("reported", "failed")
+
 
 def insert_answers(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows in one transaction; the first answer to a decision stays."""
-    insert_new(engine, answers, rows)
+    """Write rows; the first answer to a decision stays, but what the gateway carried out replaces
+    what a client reported of it: a report must not hide a cost."""
+    carried = [row for row in rows if not is_report(row)]
+    if carried:
+        identities = [UUID(row["decision_id"]) for row in carried]
+        reported = answers.c.status.in_(REPORTS) & (
+            func.jsonb_array_length(answers.c.attempts) == 0
+        )
+        with engine.begin() as connection:
+            connection.execute(
+                delete(answers).where(answers.c.decision_id.in_(identities), reported)
+            )
+    insert_new(engine, answers, [*carried, *(row for row in rows if is_report(row))])
+
+
+def is_report(row: dict[str, Any]) -> bool:
+    """Whether a client told it; the gateway's own rows have attempts, or another status."""
+    return row["status"] in REPORTS and not row["attempts"]
 
 
 def read_answer(engine: Engine, decision_id: UUID) -> dict[str, Any] | None:
@@ -36,11 +55,11 @@ def month_start(now: datetime | None = None) -> datetime:
     return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def spent_this_month(engine: Engine) -> dict[str, float]:
-    """API key → USD since the month began."""
+def spent_this_month(engine: Engine, since: datetime | None = None) -> dict[str, float]:
+    """API key → USD since the month began. since: that month's beginning."""
     statement = (
         select(answers.c.key_id, func.sum(answers.c.cost_usd))
-        .where(answers.c.key_id.is_not(None), answers.c.finished_at >= month_start())
+        .where(answers.c.key_id.is_not(None), answers.c.finished_at >= (since or month_start()))
         .group_by(answers.c.key_id)
     )
     with engine.connect() as connection:

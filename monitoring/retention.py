@@ -13,6 +13,7 @@ from infra.registry import ALIASES, Registry
 from infra.settings import Settings
 from models.manifest import read_manifest
 from monitoring.alert_log import note
+from monitoring.answers import month_start
 from monitoring.drift_report import whole_page
 from monitoring.tables import answers, decisions, drift_windows, feedback, policy_states, shadows
 
@@ -41,7 +42,8 @@ def prune(
     gone = {"decisions": remove(engine, decisions, doomed, dry)}
     kept = select(decisions.c.id).where(~doomed)  # when nothing is only counted: all that are left
     for table, column, limit in (
-        (answers, answers.c.finished_at, old),
+        # Budgets are checked against the month's answers.
+        (answers, answers.c.finished_at, min(old, month_start(at))),
         (feedback, feedback.c.received_at, older),
     ):
         orphan = (column < limit) & table.c.decision_id.not_in(kept)

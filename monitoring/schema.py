@@ -36,11 +36,16 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def open_store(settings: Settings) -> Engine:
-    """The configured or embedded database, migrated."""
-    engine = connect(database_address(settings.database(), settings.home))
+def open_store(settings: Settings, impatient: bool = False) -> Engine:
+    """The configured or embedded database, migrated. impatient: as of ``connect``; a migration may
+    take its time all the same."""
+    address = database_address(settings.database(), settings.home)
+    engine = connect(address)
     migrate(engine)
-    return engine
+    if not impatient:
+        return engine
+    engine.dispose()
+    return connect(address, impatient=True)
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:

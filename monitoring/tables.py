@@ -100,6 +100,16 @@ api_keys = Table(
     Index(None, "name", unique=True, postgresql_where=text("revoked_at IS NULL")),
 )
 
+# Whether a key is needed: each change; the last one counts. Without a row nobody ever said.
+key_requirements = Table(
+    "key_requirements",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("stated_at", DateTime(timezone=True), nullable=False),
+    Column("keys_required", Boolean, nullable=False),
+    Column("reason", Text, nullable=False, comment="The command that said it."),
+)
+
 # What was said of answers, each vote and each correction. `position` is in the order of the commits:
 # whoever inserts holds a lock (monitoring.feedback), so that no reader's cursor passes a row by.
 feedback = Table(

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response, Security
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match
 
 from models.decision import Wishes
 from models.manifest import summary
-from monitoring.feedback import read_feedback
-from serving import chat, feedback, metrics, problems
+from serving import chat, feedback, problems
 from serving.asking import Ask
-from serving.keys import Refused
 from serving.limits import SizeLimits
-from serving.observations import observe, sent
+from serving.lookups import BATCH_SECONDS, SECONDS
+from serving.observations import observe, observed, sent
 from serving.routing import NotReady
 from serving.schemas import (
     ChatRequest,
@@ -55,6 +55,7 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "The API key is missing or wrong."},
     403: {"model": ErrorResponse, "description": "The API key lacks the scope."},
+    408: {"model": ErrorResponse, "description": "The body came too slowly."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     422: {"model": ErrorResponse, "description": "The request is not valid."},
     429: {"model": ErrorResponse, "description": "The key's rate or budget is used up."},
@@ -81,24 +82,43 @@ async def current_state(request: Request) -> ServiceState:
 State = Annotated[ServiceState, Depends(current_state)]
 
 
-def caller(scope: str) -> Callable[[Request, ServiceState], Coroutine[Any, Any, str | None]]:
-    """A dependency: the id of the request's key, which must have the scope."""
+class Caller:
+    """A dependency: the id of the request's key. scope: what the key must have.
 
-    async def admitted(request: Request, state: State) -> str | None:
-        try:
-            return state.keys.admit(request.headers, scope)
-        except Refused as error:
-            metrics.refused.labels({401: "key", 403: "scope"}.get(error.status, "limit")).inc()
-            headers = {"retry-after": str(error.retry_after)} if error.retry_after else None
-            raise HTTPException(error.status, str(error), headers) from error
+    ``GuardedRoute`` has checked it, before the body was read.
+    """
 
-    return admitted
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+
+    async def __call__(self, request: Request) -> str | None:
+        key_id: str | None = request.state.key_id
+        return key_id
 
 
-MayRoute = Annotated[str | None, Depends(caller("route"))]
-MayFeedBack = Annotated[str | None, Depends(caller("feedback"))]
-MayAdminister = Annotated[str | None, Depends(caller("admin"))]
-# What the description says of keys; ``caller`` checks them.
+class GuardedRoute(APIRoute):
+    """A route that checks the key before anything of the body is read or parsed.
+
+    Every such route takes its caller as a dependency; one that does not cannot be made.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        calls = (dependency.call for dependency in self.dependant.dependencies)
+        (scope,) = (call.scope for call in calls if isinstance(call, Caller))
+
+        async def guarded(request: Request) -> Response:
+            state = await current_state(request)
+            request.state.key_id = state.keys.admit(request.headers, scope)
+            return await handle(request)
+
+        return guarded
+
+
+MayRoute = Annotated[str | None, Depends(Caller("route"))]
+MayFeedBack = Annotated[str | None, Depends(Caller("feedback"))]
+MayAdminister = Annotated[str | None, Depends(Caller("admin"))]
+# What the description says of keys; ``GuardedRoute`` checks them.
 KEYS = [
     Security(HTTPBearer(auto_error=False, description="mixllm keys create")),
     Security(APIKeyHeader(name="x-api-key", auto_error=False)),
@@ -118,10 +138,11 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     problems.install(app)
     app.add_middleware(SizeLimits, max_body=max_body)
     app.state.get_state = get_state
-    routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=KEYS)
+    routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=KEYS, route_class=GuardedRoute)
 
     @routes.post("/route", summary="Choose an LLM for a query", response_model=RouteResponse)
     async def route(request: RouteRequest, state: State, key_id: MayRoute) -> Response:
+        state.keys.check_budget(key_id)
         state.gateway.follow(state.champion.upstreams)
         loop = asyncio.get_running_loop()
         ask = ask_of(request, state, key_id)
@@ -160,19 +181,18 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
         status_code=202,
         responses={404: {"model": ErrorResponse, "description": "No such decision."}},
     )
-    def observations(found: Observation, state: State, key_id: MayRoute) -> dict[str, str]:
-        observe(state, found, key_id)
-        return {"status": "kept"}
+    async def observations(found: Observation, state: State, key_id: MayRoute) -> dict[str, str]:
+        rows = await state.lookups.run(SECONDS, observed, state, found, key_id)
+        kept = await run_in_threadpool(observe, state, found, *rows)
+        return {"status": "kept" if kept else "known already"}
 
     @routes.get(
         "/decisions/{decision_id}",
         summary="A decision that was made, and what became of it",
         responses={404: {"model": ErrorResponse, "description": "No such decision."}},
     )
-    def decision(decision_id: UUID, state: State, key_id: MayFeedBack) -> DecisionResponse:
-        row = state.decision(decision_id)
-        if row is None:
-            raise HTTPException(404, f"no decision {decision_id}")
+    async def decision(decision_id: UUID, state: State, key_id: MayFeedBack) -> DecisionResponse:
+        row = await state.lookups.run(SECONDS, state.decision, decision_id, key_id)
         return DecisionResponse(**row)
 
     @routes.post(
@@ -183,15 +203,19 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
             **NOT_KEPT,
         },
     )
-    def give_feedback(found: FeedbackRequest, state: State, key_id: MayFeedBack) -> dict[str, str]:
-        feedback.keep(state, found, key_id)
+    async def give_feedback(
+        found: FeedbackRequest, state: State, key_id: MayFeedBack
+    ) -> dict[str, str]:
+        row = await state.lookups.run(SECONDS, feedback.feedback_row, state, found, key_id)
+        await run_in_threadpool(feedback.append, state, [row])
         return {"status": "kept"}
 
     @routes.post("/feedback/batch", summary="Say how good many answers were", responses=NOT_KEPT)
-    def give_feedback_batch(
+    async def give_feedback_batch(
         found: FeedbackBatchRequest, state: State, key_id: MayFeedBack
     ) -> FeedbackBatchResponse:
-        return feedback.keep_all(state, found.feedback, key_id)
+        votes = feedback.votes(found.feedback)
+        return await keep_each(state, votes, key_id)
 
     @routes.post(
         "/feedback/import",
@@ -207,20 +231,18 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     async def import_feedback(
         request: Request, state: State, key_id: MayFeedBack
     ) -> FeedbackBatchResponse:
-        body = await request.body()
-        return await run_in_threadpool(feedback.import_scores, state, body, key_id)
+        votes = feedback.scores(await request.body())
+        return await keep_each(state, votes, key_id)
 
     @routes.get(
         "/decisions/{decision_id}/feedback",
         summary="Every vote on a decision, corrections included",
         responses={404: {"model": ErrorResponse, "description": "No such decision."}},
     )
-    def decision_feedback(
+    async def decision_feedback(
         decision_id: UUID, state: State, key_id: MayFeedBack
     ) -> list[FeedbackEntry]:
-        if state.decision(decision_id) is None:
-            raise HTTPException(404, f"no decision {decision_id}")
-        rows = read_feedback(state.engine, decision_id)
+        rows = await state.lookups.run(SECONDS, feedback.given, state, decision_id, key_id)
         shown = [{**row, "received_at": row["received_at"].isoformat()} for row in rows]
         return [
             FeedbackEntry(**{name: row[name] for name in FeedbackEntry.model_fields})
@@ -283,6 +305,16 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
         raise HTTPException(404, f"no path {request.url.path}")
 
     return app
+
+
+async def keep_each(
+    state: ServiceState, votes: Sequence[feedback.Vote], key_id: str | None
+) -> FeedbackBatchResponse:
+    """Keep every vote that can be kept, and say why the others cannot. Raises HTTPException where
+    none can be looked up, and Refused where that takes too long: nothing is kept then."""
+    rows, refused = await state.lookups.run(BATCH_SECONDS, feedback.rows_of, state, votes, key_id)
+    await run_in_threadpool(feedback.append, state, rows)
+    return FeedbackBatchResponse(kept=len(rows), refused=refused)
 
 
 def ask_of(request: RouteRequest, state: ServiceState, key_id: str | None) -> Ask:

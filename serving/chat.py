@@ -82,6 +82,7 @@ async def complete(
 ) -> Response:
     """Route a chat completion and carry it out."""
     started = time.monotonic()
+    state.keys.check_budget(key_id)
     body = await read_body(request)
     options = read_options(chat, request.headers)
     state.gateway.follow(state.champion.upstreams)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
+from uuid import UUID
 
 from fastapi import HTTPException
 from pydantic import ValidationError
@@ -15,51 +15,57 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.text import storable_text
 from monitoring.decisions import new_id
-from monitoring.feedback import reward_of
+from monitoring.feedback import read_feedback, reward_of
 from serving import metrics
 from serving.observations import as_uuid
-from serving.schemas import MAX_BATCH, FeedbackBatchResponse, FeedbackRefused, FeedbackRequest
+from serving.schemas import (
+    MAX_BATCH,
+    EvaluationItem,
+    FeedbackRefused,
+    FeedbackRequest,
+)
 from serving.state import ServiceState
 
+# Makes one vote. Raises HTTPException.
+Vote = Callable[[], FeedbackRequest]
 AWAY: Final = "the decision cannot be looked up while Postgres is away; nothing was kept"
 
 
-def keep(state: ServiceState, found: FeedbackRequest, key_id: str | None) -> None:
-    """Keep one vote; durable when this returns. Raises HTTPException."""
-    append(state, [feedback_row(state, found, key_id)])
+def votes(given: Sequence[FeedbackRequest]) -> list[Vote]:
+    """The votes of a batch."""
+    return [partial(_as_given, one) for one in given]
 
 
-def keep_all(
-    state: ServiceState, found: Sequence[FeedbackRequest], key_id: str | None
-) -> FeedbackBatchResponse:
-    """Keep every vote that can be kept, and say why the others cannot. Raises HTTPException where
-    none can be looked up."""
-    return _keep_each(state, [partial(_as_given, one) for one in found], key_id)
-
-
-def import_scores(state: ServiceState, body: bytes, key_id: str | None) -> FeedbackBatchResponse:
-    """Keep the scores of an OpenAI evaluation run: its output items as JSON Lines. Raises
+def scores(body: bytes) -> list[Vote]:
+    """The scores of an OpenAI evaluation run: its output items as JSON Lines. Raises
     HTTPException."""
     lines = [line for line in body.split(b"\n") if line.strip()]
     if len(lines) > MAX_BATCH:
         raise HTTPException(422, f"{len(lines)} lines; send at most {MAX_BATCH} at a time")
-    return _keep_each(state, [partial(scored, line) for line in lines], key_id)
+    return [partial(scored, line) for line in lines]
 
 
-def _keep_each(
-    state: ServiceState, votes: Sequence[Callable[[], FeedbackRequest]], key_id: str | None
-) -> FeedbackBatchResponse:
+def rows_of(
+    state: ServiceState, given: Sequence[Vote], key_id: str | None
+) -> tuple[list[dict[str, Any]], list[FeedbackRefused]]:
+    """The rows of the votes that can be kept, and why the others cannot. Raises HTTPException where
+    none can be looked up."""
     rows: list[dict[str, Any]] = []
     refused = []
-    for index, vote in enumerate(votes):
+    for index, vote in enumerate(given):
         try:
             rows.append(feedback_row(state, vote(), key_id))
         except HTTPException as error:
             if error.status_code >= 500:
                 raise
             refused.append(FeedbackRefused(index=index, message=str(error.detail)))
-    append(state, rows)
-    return FeedbackBatchResponse(kept=len(rows), refused=refused)
+    return rows, refused
+
+
+def given(state: ServiceState, identity: UUID, key_id: str | None) -> list[dict[str, Any]]:
+    """Every vote on a decision that belongs to the caller. Raises HTTPException."""
+    state.owned(identity, key_id)
+    return read_feedback(state.engine, identity)
 
 
 def _as_given(found: FeedbackRequest) -> FeedbackRequest:
@@ -73,22 +79,21 @@ def scored(line: bytes) -> FeedbackRequest:
     the quality is the mean of the graders' scores, or whether the item passed.
     """
     try:
-        item = json.loads(line)
-        data = item["datasource_item"]
-        decision = data.get("decision_id") or data["mixllm"]["decision_id"]
-        scores = [result["score"] for result in item["results"] if result.get("score") is not None]
-        judged: dict[str, Any] = {"satisfied": item["status"] == "pass"}
+        item = EvaluationItem.model_validate_json(line)
+        scores = [result.score for result in item.results if result.score is not None]
         if scores:
-            judged = {"quality": sum(scores) / len(scores)}
-        source = f"openai-eval:{item.get('eval_id') or 'unnamed'}"[:100]
-        return FeedbackRequest(decision_id=decision, source=source, **judged)
+            judged: dict[str, Any] = {"quality": sum(scores) / len(scores)}
+        elif item.status in ("pass", "fail"):
+            judged = {"satisfied": item.status == "pass"}
+        else:
+            raise HTTPException(422, f"status {item.status!r} without a score judges nothing")
+        source = f"openai-eval:{item.eval_id or 'unnamed'}"[:100]
+        return FeedbackRequest(decision_id=item.decision_id, source=source, **judged)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise HTTPException(422, f"{place}: {first['msg']}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise HTTPException(422, f"not an output item of an OpenAI evaluation: {what}") from error
+        place = ".".join(str(part) for part in first["loc"]) or "the line"
+        message = f"not an output item of an OpenAI evaluation: {place}: {first['msg']}"
+        raise HTTPException(422, message) from error
 
 
 def append(state: ServiceState, rows: Sequence[dict[str, Any]]) -> None:
@@ -117,12 +122,9 @@ def feedback_row(state: ServiceState, found: FeedbackRequest, key_id: str | None
     """A vote as a JSON-able row. Raises HTTPException."""
     identity = as_uuid(found.decision_id)
     try:
-        decision, answer = state.rows_of(identity)
+        decision, answer = state.owned(identity, key_id)
     except SQLAlchemyError as error:
         raise HTTPException(503, AWAY, {"retry-after": "5"}) from error
-    mine = state.keys.allows(key_id, "admin") or (decision or {}).get("key_id") == key_id
-    if decision is None or not mine:
-        raise HTTPException(404, f"no decision {found.decision_id}")
     limit = timedelta(days=state.settings.feedback_days)
     if datetime.now(UTC) - datetime.fromisoformat(decision["decided_at"]) > limit:
         raise HTTPException(

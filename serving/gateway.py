@@ -17,6 +17,7 @@ from models.waiting import Request, WaitingTracker
 from serving import metrics, telemetry
 from serving.endpoint import DONE, Endpoint, Reply, UpstreamError, backoff, is_last
 from serving.job import Body, Job
+from serving.refusals import Refused
 
 # The choice and so many others are asked before a request is given up.
 OTHERS: Final = 3
@@ -37,12 +38,19 @@ class Gateway:
     """Sends jobs to endpoints. Use from one event loop; ``close`` at the end.
 
     finished: called once with every job, its status and its error, whatever became of it.
+    hold: called with a job and the LLM that is to be asked; raises Refused where the key's budget
+    does not pay for that LLM.
     """
 
     def __init__(
-        self, tracker: WaitingTracker, finished: Callable[[Job, str, str | None], None]
+        self,
+        tracker: WaitingTracker,
+        finished: Callable[[Job, str, str | None], None],
+        hold: Callable[[Job, str], None] = lambda job, llm: None,
     ) -> None:
         self.tracker = tracker
+        self._hold = hold
+        self._under_way: set[str] = set()
         self.endpoints: dict[str, Endpoint] = {}
         self._specs: Mapping[str, Upstream] = {}
         self._finished = finished
@@ -74,12 +82,20 @@ class Gateway:
         if self._session is not None:
             await self._session.close()
 
+    def carries(self, decision_id: str) -> bool:
+        """Whether a decision's answer is under way."""
+        return decision_id in self._under_way
+
     async def answer(self, job: Job) -> Body:
         """The whole answer, with the field ``mixllm``. Raises UpstreamError, NobodyAnswered."""
         reply = await self._open(job)
-        reply.close()
-        assert job.llm is not None
-        job.read(reply.whole)
+        try:
+            reply.close()
+            assert job.llm is not None
+            job.read(reply.whole)
+        except BaseException as error:
+            self._end(job, "broken", repr(error))
+            raise
         self._end(job, "answered")
         return {**reply.whole, "mixllm": job.extension(final=True)}
 
@@ -93,10 +109,18 @@ class Gateway:
         return stream
 
     async def _open(self, job: Job) -> Reply:
-        """The first candidate that answers. Raises UpstreamError, NobodyAnswered."""
+        """The first candidate that answers. Raises UpstreamError, NobodyAnswered, Refused."""
         last: UpstreamError | None = None
+        unpaid: Refused | None = None
+        self._under_way.add(job.decision_id)
         try:
             for llm in job.ranking[: 1 + OTHERS]:
+                try:
+                    self._hold(job, llm)
+                except Refused as error:  # a cheaper one may do
+                    unpaid = unpaid or error
+                    job.attempts.append(told_of(llm, "over_budget", str(error), 0.0))
+                    continue
                 try:
                     return await self._ask(job, llm)
                 except UpstreamError as error:
@@ -110,7 +134,13 @@ class Gateway:
         except asyncio.CancelledError:
             self._end(job, "cancelled")
             raise
-        assert last is not None
+        except BaseException as error:
+            self._end(job, "failed", repr(error))
+            raise
+        if last is None:
+            assert unpaid is not None
+            self._end(job, "failed", str(unpaid))
+            raise unpaid
         failure = NobodyAnswered(job.attempts, last)
         self._end(job, "failed", str(failure))
         raise failure
@@ -194,6 +224,7 @@ class Gateway:
             whole = status == "answered"
             self.tracker.finish(job.llm, job.decision_id, time.monotonic(), learn=whole)
         self._finished(job, status, error)
+        self._under_way.discard(job.decision_id)
 
 
 def told_of(llm: str, outcome: str, error: str | None, seconds: float) -> dict[str, Any]:

@@ -82,7 +82,9 @@ class Job:
         """The response's ``mixllm`` field. final: all is known of the answer, its cost included."""
         told = {**self.told, "llm": self.llm}
         if self.llm is not None and self.llm != self.ranking[0]:
-            told["fallback"] = f"{self.ranking[0]} failed"
+            unpaid = self.attempts and self.attempts[0]["outcome"] == "over_budget"
+            why = "is more than the key's budget pays for" if unpaid else "failed"
+            told["fallback"] = f"{self.ranking[0]} {why}"
         if final:
             told |= {"cost_usd": self.cost, "usage": "reported" if self.reported else "estimated"}
         return told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from fastapi import HTTPException
@@ -27,13 +28,19 @@ def sent(state: ServiceState, routed: Routed) -> None:
     state.tracker.arrive(decision.llm, routed.decision_id, request, time.monotonic())
 
 
-def observe(state: ServiceState, found: Observation, key_id: str | None) -> None:
-    """Learn from what a client saw, and keep it. Raises HTTPException."""
-    row = state.decision(as_uuid(found.decision_id))
-    if row is None:
-        raise HTTPException(404, f"no decision {found.decision_id}")
-    if row["answer"] is not None:
-        return  # told already, or carried out by the gateway
+def observed(
+    state: ServiceState, found: Observation, key_id: str | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The caller's decision that was observed, and its answer as far as known. Raises HTTPException."""
+    return state.owned(as_uuid(found.decision_id), key_id)
+
+
+def observe(
+    state: ServiceState, found: Observation, row: dict[str, Any], answer: dict[str, Any] | None
+) -> bool:
+    """Learn from what a client saw of a decision, and keep it; False where that is known already."""
+    if answer is not None or state.gateway.carries(row["id"]):
+        return False  # reported already, or carried out by the gateway, which counts its cost
     llm, running = row["llm"], state.champion.running
     entries = {c.name: c for c in running.release.manifest.catalog.llms} if running else {}
     entry, scores = entries.get(llm), row["scores"].get(llm)
@@ -55,9 +62,10 @@ def observe(state: ServiceState, found: Observation, key_id: str | None) -> None
             "first_token_seconds": found.first_token_seconds,
             "seconds": found.seconds,
             "streamed": found.first_token_seconds is not None,
-            "key_id": key_id,
+            "key_id": row.get("key_id"),
         }
     )
+    return True
 
 
 def cost_of(entry: Candidate | None, found: Observation) -> float | None:

@@ -13,6 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from models.errors import DecisionError
+from serving import metrics
+from serving.budgets import QUOTA
+from serving.refusals import Refused
 from serving.schemas import ErrorBody, ErrorResponse
 
 log = logging.getLogger("mixllm.serving")
@@ -23,6 +26,7 @@ NAMES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "too_slow",
     413: "too_large",
     422: "invalid_request",
     429: "rate_limited",
@@ -43,9 +47,8 @@ def problem(
     code: str | None = None,
 ) -> JSONResponse:
     """An error response in the one form."""
-    body = ErrorResponse(
-        error=ErrorBody(type=NAMES.get(status, "error"), message=message, param=param, code=code)
-    )
+    kind = code if code == QUOTA else NAMES.get(status, "error")
+    body = ErrorResponse(error=ErrorBody(type=kind, message=message, param=param, code=code))
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
 
@@ -63,6 +66,15 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def known(_: Request, error: HTTPException) -> JSONResponse:
         return problem(error.status_code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        reason = {401: "key", 403: "scope", 503: "unknown"}.get(error.status, "limit")
+        metrics.refused.labels(reason).inc()
+        headers = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
+        if error.code == QUOTA and error.retry_after is None:
+            headers["x-should-retry"] = "false"  # what OpenAI's clients heed
+        return problem(error.status, str(error), headers=headers, code=error.code)
 
     @app.exception_handler(DecisionError)
     async def undecided(_: Request, error: DecisionError) -> JSONResponse:

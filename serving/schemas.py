@@ -195,6 +195,45 @@ class FeedbackBatchRequest(BaseModel):
     feedback: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_BATCH)]
 
 
+class GraderResult(BaseModel):
+    """What one grader of an OpenAI evaluation said of an answer."""
+
+    model_config = ConfigDict(strict=True)
+
+    score: Annotated[float | None, Field(allow_inf_nan=False)] = None
+
+
+class NamedDecision(BaseModel):
+    """What names a decision in the data of an evaluation."""
+
+    model_config = ConfigDict(strict=True)
+
+    decision_id: str | None = None
+
+
+class EvaluatedData(NamedDecision):
+    """The data of an item: the decision's id, or the completion with its field ``mixllm``."""
+
+    mixllm: NamedDecision | None = None
+
+
+class EvaluationItem(BaseModel):
+    """An output item of an OpenAI evaluation run, as far as it is read."""
+
+    model_config = ConfigDict(strict=True)
+
+    datasource_item: EvaluatedData
+    status: str | None = None
+    results: list[GraderResult] = []
+    eval_id: str | None = None
+
+    @property
+    def decision_id(self) -> str:
+        """Empty where the data names none."""
+        nested = self.datasource_item.mixllm
+        return self.datasource_item.decision_id or (nested and nested.decision_id) or ""
+
+
 class FeedbackRefused(BaseModel):
     """A vote of a batch that was not kept. index: its place, from 0."""
 

@@ -14,7 +14,7 @@ from infra.guard import Guard, Names
 from infra.permissions import close_home, private_umask
 from infra.settings import read_settings
 from models.errors import MixLLMError
-from serving import telemetry
+from serving import connections, telemetry
 from serving.app import create_app
 from serving.binding import check_listening
 from serving.routing import NotReady
@@ -25,6 +25,7 @@ private_umask()
 listen_privately()
 settings = read_settings()
 telemetry.start_logging(settings.log_format)
+connections.install()
 _state: ServiceState | None = None
 # What a page of an allowed origin may read of an answer's headers.
 EXPOSED = [

@@ -14,8 +14,11 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
+from fastapi import HTTPException
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
+from infra.database import STATEMENT_SECONDS
 from infra.settings import Settings
 from infra.text import dump_line
 from models.manifest import Manifest
@@ -29,11 +32,13 @@ from monitoring.releases import release_row
 from monitoring.rows import check_table
 from monitoring.schema import open_store
 from serving import metrics
+from serving.budgets import dearest
 from serving.challenger import Challenger
 from serving.champion import Champion
 from serving.gateway import Gateway
 from serving.job import Job
 from serving.keys import KeyRing
+from serving.lookups import Lookups
 from serving.policy import PolicyFollower
 from serving.routing import Router
 
@@ -66,8 +71,9 @@ class ServiceState:
             self.challenger,
             self._keep_decision,
         )
-        self.gateway = Gateway(self.tracker, self._finished)
+        self.gateway = Gateway(self.tracker, self._finished, self._hold)
         # The encoder releases the interpreter's lock: a thread a core, and no more.
+        self.lookups = Lookups()
         self.pool = ThreadPoolExecutor(os.cpu_count() or 2, thread_name_prefix="route")
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
@@ -78,8 +84,7 @@ class ServiceState:
     def start(self) -> None:
         # What a killed process left can be voted on before Postgres has it.
         self._recall(self.decisions, "id", "")
-        self._recall(self.answers, "decision_id", "answer ")
-        self.keys.start()
+        self.keys.start(self._recall(self.answers, "decision_id", "answer "))
         for journal in self.journals.values():
             journal.start()
         self.challenger.start()
@@ -87,14 +92,17 @@ class ServiceState:
         self.policy.start()
         self._gauges.start()
 
-    def _recall(self, journal: Journal, column: str, prefix: str) -> None:
+    def _recall(self, journal: Journal, column: str, prefix: str) -> list[dict[str, Any]]:
         """Remember rows that wait in files. What is none is looked at when it is inserted."""
+        rows = []
         try:
             for row in journal.newest(RECENT):
                 if isinstance(identity := row.get(column), str):
                     self._recent.put(prefix + identity, row)
+                    rows.append(row)
         except OSError as error:
             log.error("%s cannot be read: %s", journal.folder, error)
+        return rows
 
     def stop(self) -> None:
         self._stop.set()
@@ -102,17 +110,31 @@ class ServiceState:
         self.challenger.stop()
         self.policy.stop()
         self.keys.stop()
+        self.lookups.stop()
         self.pool.shutdown(wait=True)
         for journal in self.journals.values():
             journal.close()
 
     @property
     def engine(self) -> Engine:
-        """The database's engine, migrated; made when first needed, again if it failed."""
-        with self._engine_lock:
+        """The database's engine, migrated; made when first needed, again if it failed.
+
+        Raises SQLAlchemyError, after some seconds at most.
+        """
+        if (engine := self._engine) is not None:
+            return engine
+        if not self._engine_lock.acquire(timeout=STATEMENT_SECONDS):
+            raise SQLAlchemyError("Postgres does not answer: it is being connected to")
+        try:
             if self._engine is None:
-                self._engine = open_store(self.settings)
+                self._engine = open_store(self.settings, impatient=True)
             return self._engine
+        except SQLAlchemyError:
+            raise
+        except Exception as error:  # the embedded server did not start, say
+            raise SQLAlchemyError(str(error)) from error
+        finally:
+            self._engine_lock.release()
 
     @property
     def unwritten(self) -> int:
@@ -182,9 +204,13 @@ class ServiceState:
 
     def keep_answer(self, row: dict[str, Any]) -> None:
         """Keep what became of a decision; the first answer to it stays."""
+        self.keys.settle(row["key_id"], row["decision_id"], row["cost_usd"])
         self._keep("answers", row)
         self._recent.put(f"answer {row['decision_id']}", row)
-        self.keys.charge(row["key_id"], row["cost_usd"])
+
+    def _hold(self, job: Job, llm: str) -> None:
+        """Set aside what an LLM's answer may cost. Raises Refused."""
+        self.keys.hold(job.key_id, job.decision_id, lambda: dearest(job, llm))
 
     def _finished(self, job: Job, status: str, error: str | None) -> None:
         """A chat completion ended."""
@@ -221,11 +247,21 @@ class ServiceState:
             metrics.predicted_tokens.labels(job.llm).inc(job.response_tokens[job.llm])
             metrics.observed_tokens.labels(job.llm).inc(response or 0)
 
-    def decision(self, identity: UUID) -> dict[str, Any] | None:
-        """A decision and its answer as clients may see them."""
+    def owned(
+        self, identity: UUID, key_id: str | None
+    ) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The rows of a decision that belongs to the caller, and of its answer.
+
+        Raises HTTPException, the same for a decision of another and for none: ids tell nothing.
+        """
         row, answer = self.rows_of(identity)
-        if row is None:
-            return None
+        if row is None or not self.keys.owns(key_id, row.get("key_id")):
+            raise HTTPException(404, f"no decision {identity} of yours")
+        return row, answer
+
+    def decision(self, identity: UUID, key_id: str | None) -> dict[str, Any]:
+        """A decision and its answer as their owner may see them. Raises HTTPException."""
+        row, answer = self.owned(identity, key_id)
         hidden = ("embedding", "form", "key_id")
         return {**{k: v for k, v in row.items() if k not in hidden}, "answer": answer}
 

@@ -3,9 +3,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
+
+from infra import database
+from infra.database import connect
 
 JOIN = """
 import sys, time
@@ -65,3 +72,56 @@ def test_a_living_process_keeps_the_server(tmp_path: Path) -> None:
     last, _ = join(tmp_path, "leave")
     last.communicate(timeout=30)
     assert ends(first)
+
+
+@pytest.fixture
+def impatient(empty_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine as a service has it, with its seconds cut short."""
+    for name, seconds in (("STATEMENT_SECONDS", 0.4), ("PATIENCE_SECONDS", 0.6)):
+        monkeypatch.setattr(database, name, seconds)
+    made = connect(empty_database, impatient=True)
+    yield made
+    made.dispose()
+
+
+def test_a_statement_that_takes_too_long_is_ended(impatient: Engine) -> None:
+    with pytest.raises(OperationalError, match="statement timeout"), impatient.connect() as one:
+        one.execute(text("SELECT pg_sleep(60)"))
+    with impatient.connect() as one:
+        assert one.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_locked_rows_are_not_waited_for(impatient: Engine) -> None:
+    with impatient.begin() as one:
+        one.execute(text("CREATE TABLE locked (id int)"))
+        one.execute(text("INSERT INTO locked VALUES (1)"))
+    with impatient.begin() as one, impatient.connect() as other:
+        one.execute(text("SELECT * FROM locked FOR UPDATE"))
+        with pytest.raises(OperationalError, match="statement timeout"):
+            other.execute(text("SELECT * FROM locked FOR UPDATE"))
+
+
+def test_a_server_that_hangs_is_given_up(impatient: Engine, machine_home: Path) -> None:
+    with impatient.connect() as one:
+        backend = psutil.Process(one.execute(text("SELECT pg_backend_pid()")).scalar_one())
+    server = psutil.Process(int((machine_home / "postgres/postmaster.pid").read_text().split()[0]))
+    for process in (backend, server):  # neither old connections nor new ones are answered
+        process.suspend()
+    try:
+        begun = time.monotonic()
+        with pytest.raises(OperationalError, match=r"no answer for 0\.6 s"):
+            impatient.connect()
+        assert time.monotonic() - begun < 10 * database.PATIENCE_SECONDS
+    finally:
+        for process in (server, backend):
+            process.resume()
+    with impatient.connect() as one:
+        assert one.execute(text("SELECT 1")).scalar_one() == 1
+
+
+def test_a_patient_connection_waits(empty_database: str, impatient: Engine) -> None:
+    """What flows ask may take longer, in the same process too."""
+    patient = connect(empty_database)
+    with patient.connect() as one:
+        assert one.execute(text("SELECT 1 FROM pg_sleep(0.9)")).scalar_one() == 1
+    patient.dispose()

@@ -20,7 +20,7 @@ from models.release import Release
 from monitoring.alert_log import list_alerts
 from monitoring.decisions import insert_decisions
 from monitoring.feedback import read_feedback
-from monitoring.keys import create_key, revoke_key
+from monitoring.keys import create_key, open_access, revoke_key
 from monitoring.learner import learn
 from processes import free_port, kill, start, stop, wait_for
 from votes import decide, subject_of
@@ -166,6 +166,57 @@ def test_scores_of_an_openai_evaluation_are_taken(service: Service) -> None:
     assert service.votes_on(passed, 1)[0]["satisfied"] is False
 
 
+ODD_NUMBERS = (
+    "1" + "0" * 400,
+    "1" + "0" * 5000,
+    "1e400",
+    "NaN",
+    "-Infinity",
+    "true",
+    "[[1]]",
+    "{}",
+)
+
+
+def test_no_json_makes_feedback_fail(service: Service) -> None:
+    """Whatever parses, and what does not, is kept or refused, a line by itself."""
+    decision = service.decide()["decision_id"]
+    name = f'{{"decision_id": "{decision}"}}'
+    lines = ["[" * 100_000, "[" * 500 + "]" * 500, "null", "7", '"x"', "{}", "\x00", "\ufeff{}"]
+    for score in ODD_NUMBERS:
+        results = f'"results": [{{"score": {score}}}]'
+        lines += [f'{{"datasource_item": {name}, "status": "pass", {results}}}']
+        lines += [f'{{"datasource_item": {score}, "status": "pass", "results": {score}}}']
+        lines += [f'{{"datasource_item": {{"decision_id": {score}}}, "status": {score}}}']
+        lines += [f'{{"datasource_item": {{"mixllm": {score}}}, "eval_id": {score}}}']
+    good = f'{{"datasource_item": {name}, "status": "fail", "results": [{{"score": null}}]}}'
+    body = "\n".join([*lines, good]).encode()
+    answer = service.client.post("/v1/feedback/import", content=body + b"\n\xff\xfe")
+    assert answer.status_code == 200
+    assert answer.json()["kept"] == 1
+    assert len(answer.json()["refused"]) == len(lines) + 1
+    kind = {"content-type": "application/json"}
+    vote = {"decision_id": decision, "satisfied": True}
+    for path, body, fields in (
+        ("/v1/feedback", vote, ("quality", "seconds", "prompt_tokens", "source", "comment")),
+        ("/v1/feedback/batch", {"feedback": [vote]}, ("feedback",)),
+        ("/v1/observations", {**vote, "seconds": 1.0}, ("seconds", "response_tokens", "failed")),
+        ("/v1/route", {"query": QUERY}, ("beta", "max_cost", "switching_cost", "exploration")),
+    ):
+        for field in fields:
+            for value in (
+                *ODD_NUMBERS,
+                '"\\ud800"',
+                "[" * 5000,
+                f'{{"\\ud800": {ODD_NUMBERS[0]}}}',
+            ):
+                rest = {key: kept for key, kept in body.items() if key != field}
+                sent = f'{json.dumps(rest)[:-1]}{", " if rest else ""}"{field}": {value}}}'
+                response = service.client.post(path, content=sent, headers=kind)
+                assert response.status_code < 500, (path, field, value[:20])
+                assert response.is_success or response.json()["error"]["message"]
+
+
 def test_what_votes_teach_decides_within_seconds(service: Service) -> None:
     before = service.decide(explain=True)
     for i in range(150):
@@ -233,7 +284,8 @@ def test_choices_can_be_drawn(service: Service) -> None:
     assert response.status_code == 422
 
 
-def test_a_key_votes_on_its_own_decisions_only(service: Service) -> None:
+def test_a_decision_belongs_to_its_key(service: Service) -> None:
+    keyless = service.decide()["decision_id"]
     secrets = {}
     for name, scopes in (("a", ["route", "feedback"]), ("b", ["feedback"]), ("boss", ["admin"])):
         _, secrets[name] = create_key(service.engine, name, scopes)
@@ -246,17 +298,52 @@ def test_a_key_votes_on_its_own_decisions_only(service: Service) -> None:
 
     wait_for(lambda: service.client.post("/v1/route", json=body).status_code == 401)
     decision = wait_for(routed)
-    vote = {"decision_id": decision, "satisfied": True}
+    assert decision is not None
+    nobody = str(uuid4())
+
+    def calls(identity: str, name: str) -> list[httpx.Response]:
+        """Every way to read or judge a decision."""
+        vote = {"decision_id": identity, "satisfied": True, "comment": "fine"}
+        item = {"datasource_item": {"decision_id": identity}, "status": "pass", "results": []}
+        seen = {"decision_id": identity, "seconds": 1.0, "failed": True}
+        http, mine = service.client, headers[name]
+        return [
+            http.get(f"/v1/decisions/{identity}", headers=mine),
+            http.get(f"/v1/decisions/{identity}/feedback", headers=mine),
+            http.post("/v1/observations", json=seen, headers=mine),
+            http.post("/v1/feedback", json=vote, headers=mine),
+            http.post("/v1/feedback/batch", json={"feedback": [vote]}, headers=mine),
+            http.post("/v1/feedback/import", json=item, headers=mine),
+        ]
+
+    def plain(response: httpx.Response, identity: str) -> tuple[int, str]:
+        return response.status_code, response.text.replace(identity, "ID")
+
     try:
-        for name, status in (("b", 404), ("a", 200), ("boss", 200)):
+        wait_for(lambda: calls(nobody, "b")[0].status_code == 404, 10)
+        for name, identity in (("b", decision), ("a", keyless), ("b", keyless)):
+            refused = [plain(one, identity) for one in calls(identity, name)]
+            assert refused == [plain(one, nobody) for one in calls(nobody, name)]
+            assert [status for status, _ in refused] == [404, 404, 404, 404, 200, 200]
+            assert all("fine" not in text for _, text in refused)
+        # Nothing of that got in the owner's way.
+        read = service.client.get(f"/v1/decisions/{decision}", headers=headers["a"])
+        assert read.json()["answer"] is None
+        vote = {"decision_id": decision, "satisfied": True}
+        for name in ("a", "boss"):
             response = service.client.post("/v1/feedback", json=vote, headers=headers[name])
-            assert response.status_code == status, name
+            assert response.status_code == 200, name
+        assert [one.status_code for one in calls(keyless, "boss")[:2]] == [200, 200]
         rows = service.votes_on(decision, 2)
         assert len({row["key_id"] for row in rows}) == 2
     finally:
         for name in secrets:
             revoke_key(service.engine, name)
+        open_access(service.engine)
         wait_for(lambda: service.client.post("/v1/route", json=body).status_code == 200)
+    assert service.client.get(f"/v1/decisions/{keyless}").status_code == 200
+    assert service.client.get(f"/v1/decisions/{decision}").status_code == 404
+    assert service.vote(decision, satisfied=False).status_code == 404
 
 
 def test_votes_outlive_postgres_and_the_service(service: Service, tmp_path: Path) -> None:

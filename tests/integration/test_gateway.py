@@ -10,6 +10,7 @@ from uuid import UUID
 
 import httpx
 import openai
+import psutil
 import pytest
 import schemathesis
 import yaml
@@ -23,8 +24,8 @@ from infra.database import connect
 from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
 from infra.registry import Registry
 from models.evaluation_set import EvaluationSet
-from monitoring.answers import read_answer
-from monitoring.keys import create_key, revoke_key
+from monitoring.answers import read_answer, spent_this_month
+from monitoring.keys import create_key, open_access, revoke_key
 from processes import start, stop, wait_for
 from serving.breaker import FAILURES, OPEN_SECONDS
 
@@ -522,12 +523,48 @@ def test_no_request_makes_it_fail(running: Running) -> None:
         fuzz()
 
 
+def test_a_hung_postgres_costs_a_look_up_a_503_and_no_llm_request(
+    running: Running, machine_home: Path
+) -> None:
+    running.settle()
+    unknown = f"/v1/decisions/{UUID(int=1)}"
+    assert running.http.get(unknown).status_code == 404
+    server = psutil.Process(int((machine_home / "postgres/postmaster.pid").read_text().split()[0]))
+    family = [server, *server.children(recursive=True)]
+    found: list[tuple[int, float]] = []
+
+    def look() -> None:
+        begun = time.monotonic()
+        status = running.http.get(unknown).status_code
+        found.append((status, time.monotonic() - begun))
+
+    threads = [threading.Thread(target=look) for _ in range(60)]
+    for process in family:
+        process.suspend()
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            assert running.chat(model="sim-nano").status_code == 200
+        decided = running.http.post("/v1/route", json={"query": QUESTION}).json()
+        vote = {"decision_id": decided["decision_id"], "satisfied": True}
+        assert running.http.post("/v1/feedback", json=vote).status_code == 200
+        for thread in threads:
+            thread.join()
+    finally:
+        for process in family:
+            process.resume()
+    assert {status for status, _ in found} == {503}
+    assert max(seconds for _, seconds in found) < 10
+    wait_for(lambda: running.http.get(unknown).status_code == 404, 20)
+
+
 def test_keys_are_asked_for_once_there_are_any(running: Running, simulated: EvaluationSet) -> None:
     engine = connect(running.database)
     _, route = create_key(engine, "app", ["route"])
     _, admin = create_key(engine, "ops", ["admin"])
     _, hasty = create_key(engine, "hasty", ["route"], requests_per_minute=2)
-    _, poor = create_key(engine, "poor", ["route"], monthly_budget_usd=1e-6)
+    _, poor = create_key(engine, "poor", ["route"], monthly_budget_usd=1e-9)
     try:
         wait_for(lambda: running.chat().status_code == 401, 10)
         body = {"model": "mixllm", "messages": asked()}
@@ -542,7 +579,7 @@ def test_keys_are_asked_for_once_there_are_any(running: Running, simulated: Eval
         assert status("/v1/refresh", route) == 403
         assert status("/v1/refresh", admin) == 200
         assert [status(chat, hasty) for _ in range(3)] == [200, 200, 429]
-        assert [status(chat, poor) for _ in range(2)] == [200, 429]
+        assert status(chat, poor) == 429
         assert all(key not in running.log.read_text() for key in (route, admin, hasty, poor))
         assert QUESTION not in running.log.read_text(), "no prompt in the log"
         stored = (running.home / "keys.json").read_text()
@@ -550,8 +587,73 @@ def test_keys_are_asked_for_once_there_are_any(running: Running, simulated: Eval
     finally:
         for name in ("app", "ops", "hasty", "poor"):
             revoke_key(engine, name)
+        time.sleep(1.5)  # three looks of the service
+        refused = running.chat()
+        assert refused.status_code == 401, "the last key's revocation opens no door"
+        assert "mixllm keys open" in refused.json()["error"]["message"]
+        open_access(engine)
         engine.dispose()
         wait_for(lambda: running.chat().status_code == 200, 10)
+
+
+def test_thirty_requests_at_once_do_not_pass_a_budget(running: Running) -> None:
+    running.settle()
+    cost = running.chat(model="sim-nano").json()["mixllm"]["cost_usd"]
+    budget = 8 * cost
+    engine = connect(running.database)
+    key, secret = create_key(engine, "capped", ["route"], monthly_budget_usd=budget)
+    headers = {"authorization": f"Bearer {secret}"}
+    body = {"model": "sim-nano", "messages": asked()}
+    try:
+        post = running.http.post
+        chat = "/v1/chat/completions"
+        wait_for(lambda: post(chat, json=body, headers=headers).status_code in (200, 429), 10)
+        wait_for(lambda: running.chat().status_code == 401, 10)
+        answers: list[httpx.Response] = []
+
+        def one(stream: bool) -> None:
+            answers.append(post(chat, json={**body, "stream": stream}, headers=headers))
+
+        for _ in range(3):
+            threads = [threading.Thread(target=one, args=(i % 2 == 0,)) for i in range(30)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 429}
+        errors = [answer.json()["error"] for answer in answers if answer.status_code == 429]
+        assert {error["code"] for error in errors} == {"insufficient_quota"}
+        assert all("e-" not in error["message"].split("$")[1] for error in errors)
+        spent = wait_for(lambda: spent_this_month(engine).get(key.id), 10)
+        time.sleep(0.5)  # the last answers reach Postgres
+        spent = spent_this_month(engine)[key.id]
+        assert 4 * cost < spent <= budget, "most of the budget is used, and none beyond it"
+    finally:
+        revoke_key(engine, "capped")
+        open_access(engine)
+        engine.dispose()
+        wait_for(lambda: running.chat().status_code == 200, 10)
+
+
+def test_a_report_on_ones_own_running_stream_hides_no_cost(running: Running) -> None:
+    running.settle()
+    running.faults(sim_nano={"slow": 1.0})
+    body = {"model": "sim-nano", "messages": asked(), "stream": True}
+    try:
+        with running.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            identity = response.headers["x-mixllm-decision-id"]
+            told = {"decision_id": identity, "seconds": 0.1}
+            told |= {"prompt_tokens": 0, "response_tokens": 0}
+            reported = running.http.post("/v1/observations", json=told)
+            assert (reported.status_code, reported.json()) == (202, {"status": "known already"})
+            assert running.http.get(f"/v1/decisions/{identity}").json()["answer"] is None
+            response.read()
+    finally:
+        running.faults()
+    stored = running.http.get(f"/v1/decisions/{identity}").json()["answer"]
+    assert stored["status"] == "answered"
+    assert stored["cost_usd"] > 0
 
 
 def test_without_a_release_the_catalogs_default_answers(running: Running, tmp_path: Path) -> None:

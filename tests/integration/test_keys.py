@@ -1,13 +1,23 @@
 import re
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from models.errors import StoreError
 from monitoring.answers import insert_answers, month_start, read_answer, spent_this_month
-from monitoring.keys import create_key, hash_key, list_keys, revoke_key, valid_keys
+from monitoring.keys import (
+    create_key,
+    hash_key,
+    list_keys,
+    open_access,
+    read_access,
+    require_keys,
+    revoke_key,
+    valid_keys,
+)
 from monitoring.tables import api_keys
 
 
@@ -30,6 +40,81 @@ def test_names_are_free_again_once_revoked(engine: Engine) -> None:
     assert valid_keys(engine) == []
     create_key(engine, "app", ["feedback"])
     assert [row["revoked_at"] is None for row in list_keys(engine)] == [False, True]
+
+
+def test_once_required_keys_stay_required_until_a_command_says_otherwise(engine: Engine) -> None:
+    assert read_access(engine).required is None, "nobody ever said"
+    create_key(engine, "app", ["route"])
+    assert read_access(engine).required is True
+    with pytest.raises(StoreError, match=r"1 key is in use \(app\); revoke them first"):
+        open_access(engine)
+    revoke_key(engine, "app")
+    assert read_access(engine).required is True
+    open_access(engine)
+    assert read_access(engine).required is False
+    require_keys(engine)
+    assert read_access(engine).required is True
+    open_access(engine)
+    create_key(engine, "app", ["route"])
+    assert read_access(engine).required is True
+
+
+def test_databases_with_keys_of_an_earlier_version_require_them(engine: Engine) -> None:
+    from alembic import command
+
+    from monitoring.schema import configuration, migrate
+
+    create_key(engine, "app", ["route"])
+    revoke_key(engine, "app")
+    config = configuration()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0005")
+    migrate(engine)
+    assert read_access(engine).required is True
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"monthly_budget_usd": float("nan")}, "monthly_budget_usd"),
+        ({"monthly_budget_usd": float("inf")}, "monthly_budget_usd"),
+        ({"monthly_budget_usd": -1.0}, "monthly_budget_usd"),
+        ({"requests_per_minute": 0}, "requests_per_minute"),
+        ({"scopes": ["route", "everything"]}, "scopes"),
+        ({"scopes": ["route", None]}, "scopes"),
+        ({"exploration": {"kind": "dice"}}, "exploration"),
+        ({"exploration": [1]}, "exploration"),
+        ({"sha256": "ABC"}, "sha256"),
+        ({"name": ""}, "name"),
+        ({"id": "root"}, "id"),
+    ],
+)
+def test_a_row_of_odd_content_is_no_key_and_opens_nothing(
+    engine: Engine, values: dict[str, Any], why: str
+) -> None:
+    good, _ = create_key(engine, "good", ["route"])
+    create_key(engine, "odd", ["route"])
+    with engine.begin() as connection:
+        connection.execute(update(api_keys).where(api_keys.c.name == "odd").values(values))
+    access = read_access(engine)
+    assert access.keys == (good,)
+    assert access.required is True
+    (message,) = access.unusable.values()
+    assert why in message
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\x00b", "a\nb", "x" * 300])
+def test_a_keys_name_can_be_read(engine: Engine, name: str) -> None:
+    with pytest.raises(StoreError):
+        create_key(engine, name, ["route"])
+
+
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
+def test_a_budget_is_an_amount(engine: Engine, budget: float) -> None:
+    with pytest.raises(StoreError, match="monthly"):
+        create_key(engine, "app", ["route"], monthly_budget_usd=budget)
+    assert list_keys(engine) == []
 
 
 def test_what_is_mistyped_is_named(engine: Engine) -> None:
@@ -59,9 +144,16 @@ def test_the_first_answer_to_a_decision_stays_and_is_counted_once(engine: Engine
     }
     insert_answers(engine, [row])
     insert_answers(engine, [{**row, "cost_usd": 9.0}])
+    report = {**row, "cost_usd": 0.0, "status": "reported", "attempts": []}
+    insert_answers(engine, [report])
+    assert spent_this_month(engine) == {"k": 0.5}, "a report hides no cost"
+    late = {**row, "decision_id": str(uuid4()), "key_id": "late"}
+    insert_answers(engine, [{**report, "decision_id": late["decision_id"], "key_id": "late"}])
+    insert_answers(engine, [report, late])
+    assert spent_this_month(engine) == {"k": 0.5, "late": 0.5}, "whichever of them comes first"
     old = {**row, "decision_id": str(uuid4()), "finished_at": "2020-01-01T00:00:00+00:00"}
     insert_answers(engine, [old])
-    assert spent_this_month(engine) == {"k": 0.5}
+    assert spent_this_month(engine) == {"k": 0.5, "late": 0.5}
     found = read_answer(engine, UUID(identity))
     assert found is not None
     assert {key: found[key] for key in ("llm", "cost_usd", "attempts")} == {
