@@ -5,14 +5,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import psutil
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
 
 from infra import database
 from infra.database import connect
+from infra.settings import Settings
+from monitoring.answers import insert_answers
+from monitoring.keys import read_access
+from monitoring.schema import open_store
 
 JOIN = """
 import sys, time
@@ -125,3 +132,46 @@ def test_a_patient_connection_waits(empty_database: str, impatient: Engine) -> N
     with patient.connect() as one:
         assert one.execute(text("SELECT 1 FROM pg_sleep(0.9)")).scalar_one() == 1
     patient.dispose()
+
+
+def test_a_server_without_a_connection_left_says_so_at_once(
+    impatient: Engine, empty_database: str
+) -> None:
+    with impatient.begin() as one:
+        one.execute(text("CREATE ROLE single LOGIN CONNECTION LIMIT 1"))
+    address = impatient.url.set(username="single").render_as_string(hide_password=False)
+    single = connect(address, impatient=True)
+    try:
+        with single.connect():
+            begun = time.monotonic()
+            with pytest.raises(OperationalError, match="too many connections"):
+                single.connect()
+            assert time.monotonic() - begun < database.STATEMENT_SECONDS
+    finally:
+        single.dispose()
+        with impatient.begin() as one:
+            one.execute(text("DROP ROLE single"))
+
+
+def test_a_read_only_database_is_opened_and_read(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, database_url=SecretStr(empty_database))
+    open_store(settings).dispose()
+    admin = connect(empty_database)
+    with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as one:
+        name = admin.url.database
+        one.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    admin.dispose()
+    store = open_store(settings, impatient=True)
+    assert read_access(store).required is None
+    row: dict[str, Any] = {
+        "decision_id": str(UUID(int=1)),
+        "finished_at": "2026-01-01T00:00:00+00:00",
+    }
+    nothing = dict.fromkeys(("llm", "error", "prompt_tokens", "response_tokens", "cost_usd"))
+    row |= {**nothing, "first_token_seconds": None, "seconds": 1.0, "streamed": False}
+    row |= {"status": "failed", "attempts": [{}], "key_id": None}
+    with pytest.raises(SQLAlchemyError, match="read-only") as caught:
+        insert_answers(store, [row])
+    # Which says nothing against the row: it waits in its journal.
+    assert not isinstance(caught.value, DataError | IntegrityError)
+    store.dispose()

@@ -1,11 +1,14 @@
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Engine, select, update
+from typer.testing import CliRunner
 
+import mixllm
 from models.errors import StoreError
 from monitoring.answers import insert_answers, month_start, read_answer, spent_this_month
 from monitoring.keys import (
@@ -160,3 +163,28 @@ def test_the_first_answer_to_a_decision_stays_and_is_counted_once(engine: Engine
         "llm": "a", "cost_usd": 0.5, "attempts": [{"llm": "a"}]
     }  # fmt: skip
     assert month_start(datetime(2026, 2, 3, 4, tzinfo=UTC)) == datetime(2026, 2, 1, tzinfo=UTC)
+
+
+def test_the_commands_say_whether_a_key_is_needed(
+    engine: Engine, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXLLM_DATABASE_URL", empty_database)
+    monkeypatch.setenv("MIXLLM_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words: str) -> str:
+        ended = CliRunner().invoke(mixllm.app, ["keys", *words])
+        assert (ended.exit_code == 0) == (ended.exception is None)
+        return ended.output + str(ended.exception or "")
+
+    assert "No request needs a key; from the first key on" in run("list")
+    assert "Every request needs a key" in run("require")
+    assert run("create", "app", "--monthly-budget", "0.05").startswith("mixllm-")
+    assert "$0.05" in run("list")
+    assert "1 key is in use (app); revoke them first" in run("open")
+    with engine.begin() as connection:
+        connection.execute(update(api_keys).values(requests_per_minute=-1))
+    assert "key 'app': requests_per_minute" in run("list")
+    assert "every request still needs one" in run("revoke", "app")
+    assert "No request needs a key: mixllm keys open" in run("open")
+    assert read_access(engine).required is False
