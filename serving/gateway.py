@@ -223,8 +223,10 @@ class Gateway:
         if job.llm is not None:
             whole = status == "answered"
             self.tracker.finish(job.llm, job.decision_id, time.monotonic(), learn=whole)
-        self._finished(job, status, error)
-        self._under_way.discard(job.decision_id)
+        try:
+            self._finished(job, status, error)
+        finally:
+            self._under_way.discard(job.decision_id)
 
 
 def told_of(llm: str, outcome: str, error: str | None, seconds: float) -> dict[str, Any]:
