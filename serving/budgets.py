@@ -21,7 +21,7 @@ QUOTA: Final = "insufficient_quota"
 # Without a limit of the client's own: so many times the predicted length is held.
 MARGIN: Final = 2.0
 # Held where nothing is predicted of an answer's length.
-UNKNOWN_TOKENS: Final = 4096
+UNKNOWN_TOKENS: Final = 1024
 # UTF-8 bytes of text per token, at the least that tokenizers of today make of ordinary text.
 BYTES_PER_TOKEN: Final = 3
 # Held for a part of a message that is not text.

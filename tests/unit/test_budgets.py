@@ -157,7 +157,7 @@ def test_the_dearest_cost_follows_the_clients_limit(body: dict[str, Any], tokens
 
 def test_the_dearest_cost_knows_the_window_and_the_whole_prompt() -> None:
     assert dearest(job({"max_tokens": 10**30}, context_window=1000), "a") == pytest.approx(0.01003)
-    assert dearest(job({}, None), "a") == pytest.approx((30 + 40960) / 1e6)
+    assert dearest(job({}, None), "a") == pytest.approx((30 + 10240) / 1e6)
     messages = [
         {"role": "system", "content": "ü" * 3000},
         {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]},
