@@ -145,6 +145,7 @@ def connect(address: str, impatient: bool = False) -> Engine:
         normal_url(address),
         pool_pre_ping=True,
         pool_size=4,
+        hide_parameters=True,  # its error messages go to logs; rows hold comments and names
         executemany_mode="values_plus_batch",  # many rows, one round trip
         json_serializer=dump_json,
         connect_args=options,

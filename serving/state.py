@@ -35,6 +35,7 @@ from serving import metrics
 from serving.budgets import dearest
 from serving.challenger import Challenger
 from serving.champion import Champion
+from serving.echo import without_echo
 from serving.gateway import Gateway
 from serving.job import Job
 from serving.keys import KeyRing
@@ -222,8 +223,10 @@ class ServiceState:
             "finished_at": datetime.now(UTC).isoformat(),
             "llm": job.llm,
             "status": status,
-            "error": error,
-            "attempts": job.attempts,
+            "error": self._kept(error, job),
+            "attempts": [
+                {**attempt, "error": self._kept(attempt["error"], job)} for attempt in job.attempts
+            ],
             "prompt_tokens": prompt,
             "response_tokens": response,
             "cost_usd": job.cost,
@@ -246,6 +249,12 @@ class ServiceState:
         if status == "answered" and job.llm in job.response_tokens:
             metrics.predicted_tokens.labels(job.llm).inc(job.response_tokens[job.llm])
             metrics.observed_tokens.labels(job.llm).inc(response or 0)
+
+    def _kept(self, message: str | None, job: Job) -> str | None:
+        """An error message as logs and tables keep it."""
+        if self.settings.store_queries == "full":
+            return message
+        return without_echo(message, job.body)
 
     def owned(
         self, identity: UUID, key_id: str | None

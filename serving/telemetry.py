@@ -54,11 +54,18 @@ def span(
     tracer = _provider.get_tracer("mixllm")
     token = context.attach(parent) if parent is not None else None
     try:
-        with tracer.start_as_current_span(name):
+        # An error's kind, not its message: that may repeat the prompt.
+        with tracer.start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False
+        ) as current:
             annotate(**attributes)
             carrier: dict[str, str] = {}
             propagate.inject(carrier)
-            yield carrier
+            try:
+                yield carrier
+            except Exception as error:
+                current.set_status(trace.StatusCode.ERROR, type(error).__name__)
+                raise
     finally:
         if token is not None:
             context.detach(token)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from infra import database
 from infra.database import connect
@@ -175,3 +175,10 @@ def test_a_read_only_database_is_opened_and_read(empty_database: str, tmp_path: 
     # Which says nothing against the row: it waits in its journal.
     assert not isinstance(caught.value, DataError | IntegrityError)
     store.dispose()
+
+
+def test_an_error_does_not_show_what_was_to_be_written(engine: Engine) -> None:
+    with pytest.raises(DBAPIError) as caught, engine.begin() as connection:
+        connection.execute(text("SELECT CAST(:comment AS INTEGER)"), {"comment": "my secret"})
+    assert "my secret" not in str(caught.value).partition("[SQL")[2]
+    assert "parameters hidden" in str(caught.value)
