@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra.addresses import bypass_proxy, client_host, http_url, request_directly
+from infra.home import ready_home
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
 from infra.stack import Stack, join_running_stack, local_parts
@@ -66,6 +68,7 @@ def main() -> None:
     private_umask()  # what commands keep in home is this user's alone
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    bypass_proxy()
     try:
         app()
     except MixLLMError as error:
@@ -74,7 +77,13 @@ def main() -> None:
 
 
 def settings_with_stack() -> Settings:
-    """The settings, pointed at the local stack where one runs."""
+    """The settings, pointed at the local stack where one runs; home is there and can be written to."""
+    ready_home(read_settings().home)
+    return client_settings()
+
+
+def client_settings() -> Settings:
+    """The settings of a command that only asks the service and keeps nothing in home."""
     join_running_stack(read_settings())
     return read_settings()
 
@@ -105,21 +114,25 @@ def up() -> None:
     settings = read_settings()
     check_host(settings.host, settings)
     read_rules(settings.alerts)
-    if join_running_stack(settings):
-        raise NoRelease(f"a stack runs on {settings.home} already")
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stack = Stack(settings, console.print)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish
+            signal.signal(number, lambda *_: stop.set())
+    stack = Stack(settings, say)
     try:
-        stack.start(local_parts)
-        console.print("login     the pages ask for one; mixllm login shows it")
-        console.print(f"logs      {settings.home / 'logs'}\nready; Ctrl-C stops everything")
+        stack.start(local_parts, stop)
+        if not stop.is_set():
+            say("login     the pages ask for one; mixllm login shows it")
+            say(f"logs      {settings.home / 'logs'}\nready; Ctrl-C stops everything")
         stack.watch(stop)
     finally:
-        console.print("stopping")
         stack.stop()
-        console.print("stopped")
+        say("stopped")
+
+
+def say(line: str) -> None:
+    """Print a line as it stands, whatever characters a path in it holds."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -768,7 +781,7 @@ def feedback_import(
     file: Annotated[Path, typer.Argument(help="Output items of an OpenAI evaluation, JSON Lines.")],
 ) -> None:
     """Send the scores of an OpenAI evaluation run to the running service."""
-    settings = settings_with_stack()
+    settings = client_settings()
     try:
         lines = [line for line in file.read_bytes().splitlines() if line.strip()]
     except OSError as error:
@@ -789,7 +802,7 @@ IMPORT_LINES = 1000
 def ask_service(settings: Settings, method: str, path: str, **request: Any) -> dict[str, Any]:
     """The running service's answer. Raises MixLLMError."""
     try:
-        response = httpx.request(
+        response = request_directly(
             method,
             f"{settings.service_url}{path}",
             headers=settings.key_header,
@@ -897,7 +910,8 @@ def set_disabled(change: Callable[[frozenset[str]], frozenset[str]]) -> None:
     disabled = change(opened.disabled())
     opened.set_disabled(disabled)
     try:
-        httpx.post(f"{settings.service_url}/v1/refresh", headers=settings.key_header, timeout=2)
+        url = f"{settings.service_url}/v1/refresh"
+        request_directly("POST", url, headers=settings.key_header, timeout=2)
     except httpx.HTTPError:
         console.print(f"services pick it up within {settings.poll_seconds:g} s")
     console.print(f"disabled: {', '.join(sorted(disabled)) or 'none'}")
@@ -913,7 +927,7 @@ def route(
     as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer.")] = False,
 ) -> None:
     """Ask the running service whom to send a query to, and why."""
-    settings = settings_with_stack()
+    settings = client_settings()
     body = {"query": query, "explain": True, "candidates": candidate or None}
     body["willingness_to_pay"] = willingness_to_pay
     answer = ask_service(settings, "POST", "/v1/route", json=body)
@@ -978,24 +992,31 @@ def fleet(
         seed,
     )
     made.set_faults(simulated.parse_faults(fault or []))
-    if write_catalog is not None:
-        address = f"http://{host}:{port}"
-        written = simulated.with_upstreams(entries, address, concurrency=concurrency)
-        write_catalog.write_text(written.dump_yaml())
-        console.print(
-            f"catalog written to {write_catalog}; serve with MIXLLM_CATALOG={write_catalog}"
-        )
+
+    def announce() -> None:
+        """What may be said only once the port is ours."""
+        address = http_url(client_host(host), port)
+        if write_catalog is not None:
+            written = simulated.with_upstreams(entries, address, concurrency=concurrency)
+            write_text(write_catalog, written.dump_yaml())
+            say(f"catalog written to {write_catalog}; serve with MIXLLM_CATALOG={write_catalog}")
+        say(f"SIMULATED: {len(entries.llms)} LLMs at {address}/v1; Ctrl-C stops")
 
     async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        console.print(
-            f"SIMULATED: {len(entries.llms)} LLMs at http://{host}:{port}/v1; Ctrl-C stops"
-        )
-        await simulated.serve(made, host, port, stop)
+        await simulated.serve(made, host, port, stop, announce)
 
     asyncio.run(run())
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file a user named. Raises MixLLMError."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise MixLLMError(f"{path} cannot be written: {error.strerror}") from error
 
 
 experiment = typer.Typer(help="Experiments on an evaluation set, with a report each.")
@@ -1372,7 +1393,12 @@ def keys_create(
         store(), name, scope or ["route"], requests_per_minute, monthly_budget, exploration
     )
     print(secret)
-    console.print("shown this once; services know it within a few seconds", style="dim")
+    console.print(
+        "shown this once; within a few seconds the service asks everybody for a key.\n"
+        "Commands of mixllm pass the one in MIXLLM_API_KEY; "
+        "clients send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+        style="dim",
+    )
 
 
 @keys.command("list")
@@ -1452,7 +1478,7 @@ def doctor() -> None:
     from infra.doctor import checks
 
     bad = 0
-    for check in checks(settings_with_stack()):
+    for check in checks(client_settings()):
         mark = "[green]ok[/green] " if check.well else "[red]bad[/red]"
         bad += not check.well
         console.print(f"{mark} {check.name:<16} {check.found}", soft_wrap=True)

@@ -24,7 +24,8 @@ from sqlalchemy import Engine, text
 
 from benchmarks.learner_faults import champion_folder
 from benchmarks.policy_scale import grow, sizes, write_templates
-from infra.database import connect, database_address, embedded_postgres, leave_embedded_postgres
+from infra.database import connect, database_address
+from infra.embedded_postgres import embedded_postgres, leave_embedded_postgres
 from models.alerts import read_rules
 from models.manifest import read_manifest
 from models.release import Release

@@ -32,6 +32,7 @@ import numpy as np
 import psutil
 from sqlalchemy import Engine, func, select
 
+from infra.embedded_postgres import embedded_postgres
 from infra.fleet import Answer, Answers, Fleet, FleetThread, RecordedAnswers, with_upstreams
 from infra.registry import CHALLENGER, CHAMPION, Registry
 from infra.settings import Settings, read_settings
@@ -385,8 +386,7 @@ class Story:
                 family += [process, *process.children(recursive=True)]
             except psutil.NoSuchProcess:
                 continue
-        postgres = self.stack._postgres.get_postmaster_info()
-        family.append(psutil.Process(postgres.pid))
+        family.append(psutil.Process(embedded_postgres(self.settings.home).get_pid()))
         for process in family:
             try:
                 process.kill()

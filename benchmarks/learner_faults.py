@@ -28,7 +28,9 @@ import psutil
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.database import connect, embedded_postgres, is_running
+from infra.addresses import sqlite_url
+from infra.database import connect
+from infra.embedded_postgres import embedded_postgres
 from infra.registry import CHAMPION, Registry
 from infra.settings import Settings
 from infra.stack import Stack, free_loopback_port, service_alone, wait_ready
@@ -127,7 +129,7 @@ def run(source: Path, kills: int, restarts: int, seed: int) -> dict[str, Any]:
         (home / "registry" / "current-release").write_text("1")
         settings = Settings(home=home, port=free_loopback_port())
         stack = Stack(settings, print)
-        empty = {"MIXLLM_MLFLOW_URI": f"sqlite:///{home / 'mlflow.db'}"}
+        empty = {"MIXLLM_MLFLOW_URI": sqlite_url(home / "mlflow.db")}
         begun = time.monotonic()
         try:
             stack.start(service_alone(MIXLLM_POLICY_SECONDS="1", **empty))
@@ -163,7 +165,7 @@ def torment(
         if number in down:
             stop_postgres(settings.home, hard=bool(number % 2))
             time.sleep(float(rng.uniform(0.2, 2.0)))
-            assert is_running(embedded_postgres(settings.home))
+            assert embedded_postgres(settings.home).is_running()
         learners[victim] = start_learner(stack.database, folder)
         if number % 10 == 9:
             print(f"{number + 1} kills, {sum(len(v.accepted) for v in voters)} votes", flush=True)

@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 
 from benchmarks.serving import queries, worker_memory
+from infra.addresses import LOOPBACK, http_url
 from infra.fleet import with_upstreams
 from infra.settings import Settings, read_settings
 from infra.stack import (
@@ -89,7 +90,7 @@ def stack(
     port = free_loopback_port()
     catalog = home / "load-catalog.yaml"
     entries = simulated_evaluation_set(200).catalog
-    address = f"http://127.0.0.1:{port}"
+    address = http_url(LOOPBACK, port)
     catalog.write_text(with_upstreams(entries, address, **(limits or {})).dump_yaml())
     settings = read_settings().model_copy(update={"home": home, "port": free_loopback_port()})
 

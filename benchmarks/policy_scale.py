@@ -23,7 +23,8 @@ from sqlalchemy import Connection, Engine, Select, select, text
 from sqlalchemy.dialects import postgresql
 
 from benchmarks.learner_faults import QUESTIONS, champion_folder, subject_of
-from infra.database import connect, database_address, embedded_postgres, leave_embedded_postgres
+from infra.database import connect, database_address
+from infra.embedded_postgres import embedded_postgres, leave_embedded_postgres
 from models.release import Release
 from monitoring.decisions import Asked, decision_row, insert_decisions
 from monitoring.feedback import insert_feedback

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.check_drift import NO_CHAMPION
 from flows.scene import Scene
+from infra.addresses import request_directly
 from infra.registry import CHAMPION
 from models.errors import MixLLMError
 from models.release import Release
@@ -36,9 +37,8 @@ def probe_service(scene: Scene, version: str) -> dict[str, str]:
     """What of the running service → what is wrong with it, empty where nothing is."""
     settings = scene.settings
     try:
-        told = httpx.get(
-            f"{settings.service_url}/v1/release", headers=settings.key_header, timeout=SECONDS
-        )
+        url = f"{settings.service_url}/v1/release"
+        told = request_directly("GET", url, headers=settings.key_header, timeout=SECONDS)
         told.raise_for_status()
         release = told.json()
     except httpx.HTTPError as error:

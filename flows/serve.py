@@ -26,6 +26,7 @@ from prefect.states import Cancelled, Crashed
 from flows.check_drift import watch_decisions
 from flows.deployments import DEPLOYMENTS, Deployment
 from flows.learn import watch_feedback
+from infra.addresses import bypass_proxy
 from infra.settings import read_settings
 
 # Only process of these deployments: what Prefect takes to be running when it starts is not.
@@ -33,6 +34,7 @@ ALONE: Final = "--alone"
 
 
 def main() -> None:
+    bypass_proxy()
     alone = ALONE in sys.argv[1:]
     with get_client(sync_client=True) as client:
         known = {d.full_name: find(client, d.full_name) for d in DEPLOYMENTS}

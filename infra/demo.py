@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
+from infra.addresses import direct_client, request_directly
 from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
 from infra.settings import Settings
 from infra.stack import Stack, answers, service_alone
@@ -69,7 +69,8 @@ def wait_release(settings: Settings, version: str) -> None:
     headers = settings.key_header
     while time.monotonic() < deadline:
         if answers(f"{settings.service_url}/readyz"):
-            got = httpx.get(f"{settings.service_url}/v1/release", headers=headers).json()
+            url = f"{settings.service_url}/v1/release"
+            got = request_directly("GET", url, headers=headers).json()
             if got.get("version") == version and got.get("source") == "registry":
                 return
         time.sleep(0.2)
@@ -103,7 +104,7 @@ def ask_all(settings: Settings, test: EvaluationSet) -> list[Answered]:
         return Answered(told["llm"], text, told["cost_usd"], seconds, told["fallback"])
 
     with (
-        httpx.Client(base_url=settings.service_url, headers=settings.key_header) as client,
+        direct_client(base_url=settings.service_url, headers=settings.key_header) as client,
         ThreadPoolExecutor(CLIENTS) as pool,
     ):
         return list(pool.map(ask, test.queries["query"]))
@@ -111,7 +112,7 @@ def ask_all(settings: Settings, test: EvaluationSet) -> list[Answered]:
 
 def explain_some(settings: Settings, queries: Sequence[str]) -> list[str]:
     """Why ``/v1/route`` chooses as it does."""
-    with httpx.Client(base_url=settings.service_url, headers=settings.key_header) as client:
+    with direct_client(base_url=settings.service_url, headers=settings.key_header) as client:
         found = []
         for query in queries:
             body = {"query": query, "explain": True}

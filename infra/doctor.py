@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from infra.addresses import LOOPBACK, check_port
 from infra.database import connect, database_address, ping
+from infra.home import ready_home
 from infra.settings import Settings
-from infra.stack import running_stack
+from infra.stack_record import running_stack, survivors
 from models.errors import MixLLMError
 
 PACKAGES: Final = (
@@ -37,6 +38,9 @@ def checks(settings: Settings) -> Iterator[Check]:
     python = ".".join(map(str, sys.version_info[:3]))
     yield Check("python", sys.version_info[:2] == (3, 11), python, "use Python 3.11")
     yield from versions()
+    yield attempt(
+        "home", lambda: str(ready_home(settings.home)), "set MIXLLM_HOME to another folder"
+    )
     free = shutil.disk_usage(existing_parent(settings)).free
     yield Check(
         "disk",
@@ -62,16 +66,19 @@ def ports(settings: Settings) -> Iterator[Check]:
     if running_stack(settings.home) is not None:
         yield Check("stack", True, "runs on this home")
         return
+    left = survivors(settings.home)
+    if left:
+        text = f"was killed; {len(left)} of its processes still run"
+        yield Check("stack", False, text, "mixllm up stops them and starts anew")
+        return
     for name in ("port", "mlflow_port", "prefect_port", "evidently_port"):
         number = getattr(settings, name)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", number))
-                yield Check(name, True, f"{number} is free")
-            except OSError as error:
-                remedy = f"stop what uses it, or set MIXLLM_{name.upper()}"
-                yield Check(name, False, f"{number}: {error.strerror}", remedy)
+        try:
+            check_port(settings.host if name == "port" else LOOPBACK, number)
+            yield Check(name, True, f"{number} is free")
+        except OSError as error:
+            remedy = f"stop what uses it, or set MIXLLM_{name.upper()}"
+            yield Check(name, False, f"{number}: {error.strerror}", remedy)
 
 
 def attempt(name: str, found: Callable[[], str], remedy: str) -> Check:

@@ -13,13 +13,14 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import orjson
 from aiohttp import web
 
+from infra.addresses import LOOPBACK, http_url
 from infra.stack import free_loopback_port
 from models.catalog import Candidate, Catalog, Upstream
 from models.conversation import read_conversation
@@ -318,7 +319,7 @@ class FleetThread:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet, self.port = fleet, free_loopback_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = http_url(LOOPBACK, self.port)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
@@ -332,19 +333,32 @@ class FleetThread:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        self._loop.run_until_complete(serve(self.fleet, "127.0.0.1", self.port, self._stop))
+        self._loop.run_until_complete(serve(self.fleet, LOOPBACK, self.port, self._stop))
         self._loop.close()
 
 
-async def serve(fleet: Fleet, host: str, port: int, stop: asyncio.Event) -> None:
-    """Answer until stop is set. Raises SettingsError where the port is taken."""
+async def serve(
+    fleet: Fleet,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    listening: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer until stop is set. listening: called once the port is ours.
+
+    Raises SettingsError where it is taken.
+    """
     runner = web.AppRunner(fleet.app, handler_cancellation=True, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, shutdown_timeout=1.0).start()
     except OSError as error:
-        raise SettingsError(f"port {port} for the fleet is taken ({error.strerror})") from error
+        await runner.cleanup()
+        raise SettingsError(
+            f"the fleet cannot listen on {host}, port {port} ({error.strerror}); name another --port"
+        ) from error
     try:
+        listening()
         await stop.wait()
     finally:
         with contextlib.suppress(asyncio.CancelledError):

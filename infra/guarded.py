@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from infra.addresses import http_url
 from infra.credentials import Credentials, read_credentials
 from infra.guard import App, Guard, Names
 from infra.permissions import private_umask
@@ -49,7 +50,7 @@ def prefect(settings: Settings, guard: Callable[..., App]) -> App:
 def prefect_origins(settings: Settings) -> list[str]:
     """Where Prefect's pages are open. They always ask the first address, under whatever name they
     were opened; the login is in the page, so that no other page brings it along."""
-    return [f"http://{name}:{settings.prefect_port}" for name in (HOST, "localhost")]
+    return [http_url(name, settings.prefect_port) for name in (HOST, "localhost")]
 
 
 def evidently(settings: Settings, guard: Callable[..., App]) -> App:

@@ -19,10 +19,11 @@ from typing import Any, Final
 import aiohttp
 import numpy as np
 
+from infra.addresses import sqlite_url
 from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
 from infra.registry import Registry
 from infra.settings import Settings
-from infra.stack import Stack, free_loopback_port, service_alone, wait_ready
+from infra.stack import Stack, free_loopback_port, service_alone, stop_survivors, wait_ready
 from models.decision import DecisionDefaults
 from models.encoder import EmbeddingCache
 from models.errors import NoRelease, StoreError
@@ -115,6 +116,7 @@ class LiveRun:
     ) -> None:
         self.speed = speed
         self.home = settings.home / "latency-experiment"
+        stop_survivors(self.home, say)  # of an experiment that was killed
         shutil.rmtree(self.home, ignore_errors=True)
         fleet = Fleet(test.catalog, RecordedAnswers(test), concurrency, speed)
         self._fleet = FleetThread(fleet)
@@ -132,7 +134,7 @@ class LiveRun:
     def __enter__(self) -> LiveRun:
         self._fleet.__enter__()
         # A registry with nothing in it: the release on disk answers.
-        empty = f"sqlite:///{self.home / 'mlflow.db'}"
+        empty = sqlite_url(self.home / "mlflow.db")
         self._stack.start(service_alone(MIXLLM_MLFLOW_URI=empty))
         wait_ready(self.settings)
         return self

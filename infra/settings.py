@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.addresses import client_host, http_url, plain_host, sqlite_url
 from models.errors import SettingsError, nearest
 from models.exploration import Exploration
 
@@ -153,6 +154,11 @@ class Settings(BaseSettings):
         default=1, ge=1, description="ONNX Runtime threads for one query in the service."
     )
 
+    @field_validator("host")
+    @classmethod
+    def _plain_host(cls, host: str) -> str:
+        return plain_host(host)
+
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts(cls, value: str) -> str:
@@ -191,11 +197,12 @@ class Settings(BaseSettings):
 
     @property
     def registry_uri(self) -> str:
-        return self.mlflow_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+        return self.mlflow_uri or sqlite_url(self.home / "mlflow.db")
 
     @property
     def service_url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        """Where this machine's clients reach the service."""
+        return http_url(client_host(self.host), self.port)
 
     @property
     def key_header(self) -> dict[str, str]:
@@ -228,4 +235,16 @@ def read_settings() -> Settings:
         raise SettingsError(
             f"{name}: {first['msg'].removeprefix('Value error, ')}{given}"
         ) from None
-    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+    except RuntimeError as error:  # a user without a home folder, as in some containers
+        raise SettingsError(f"MIXLLM_HOME is not set, and there is no default: {error}") from error
+    return settings.model_copy(update={"home": resolved(settings.home)})
+
+
+def resolved(home: Path) -> Path:
+    """The home folder's absolute path, without symlinks. Raises SettingsError."""
+    if not os.environ.get("MIXLLM_HOME", "unset").strip():
+        raise SettingsError("MIXLLM_HOME is empty; name a folder, or unset it for ~/.mixllm")
+    try:
+        return home.expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # no such user, or symlinks in a circle
+        raise SettingsError(f"MIXLLM_HOME: {home} leads nowhere: {error}") from error

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 import httpx
 import psutil
 
-from infra.credentials import ensure_credentials
-from infra.database import (
-    connect,
-    database_address,
-    embedded_postgres,
-    is_running,
-    leave_embedded_postgres,
-    ping,
+from infra.addresses import (
+    LOOPBACK,
+    bypass_proxy,
+    check_port,
+    http_url,
+    request_directly,
+    sqlite_url,
 )
+from infra.credentials import ensure_credentials
+from infra.database import connect, database_address, ping
+from infra.embedded_postgres import (
+    EmbeddedPostgres,
+    embedded_postgres,
+    leave_embedded_postgres,
+)
+from infra.evidently_workspace import PagesCheck, set_broken_aside
+from infra.file_lock import FileLock
 from infra.guarded import prefect_origins
+from infra.home import ready_home
 from infra.permissions import OTHERS, close_home
+from infra.processes import STOP_SECONDS, TOKEN_VARIABLE, ProcessIdentity, end
 from infra.settings import Settings
+from infra.stack_record import (
+    LOCK_FILE,
+    STATE_FILE,
+    StackRecord,
+    read_record,
+    running_stack,
+    survivors,
+)
 from models.errors import SettingsError, StoreError
 
-STATE_FILE: Final = "stack.json"
-START_SECONDS: Final = 120.0
-STOP_SECONDS: Final = 15.0
+log = logging.getLogger("mixllm.stack")
+
+START_SECONDS: Final = 300.0
 WATCH_SECONDS: Final = 1.0
 # By what names a command takes over the login of the stack that runs, by server.
 LOGINS: Final = {
@@ -42,18 +61,26 @@ LOGINS: Final = {
     "MIXLLM_PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
 }
 JOINED: Final = ("MIXLLM_", *LOGINS.values())
+CHECK_SECONDS: Final = 15.0
 
 
 @dataclass(frozen=True)
 class Part:
-    """One child process. health: an address that answers 2xx once it is up; a part without one is a
-    client of the others, started when they are well."""
+    """One child process.
+
+    health: an address that answers 2xx once it is up; a part without one is a client of the others,
+        started when they are well.
+    host: what it listens on, where that is not the host of that address.
+    problem: what is wrong with a part that runs, if anything; it is restarted then.
+    """
 
     name: str
     command: Sequence[str]
     url: str | None = None
     health: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    host: str | None = None
+    problem: Callable[[], str | None] | None = None
 
 
 def python_module(*arguments: str) -> list[str]:
@@ -68,14 +95,15 @@ def service_part(settings: Settings, environment: Mapping[str, str]) -> Part:
         url=f"{settings.service_url}/v1/docs",
         # Alive, not ready: a service without a release is up, and says what it waits for.
         health=f"{settings.service_url}/livez",
+        host=settings.host,
         environment=environment,
     )
 
 
 def local_parts(settings: Settings, database: str) -> list[Part]:
     """MLflow, Prefect with the flows, and the service; those configured elsewhere are left out."""
-    mlflow = settings.mlflow_uri or f"http://127.0.0.1:{settings.mlflow_port}"
-    prefect = settings.prefect_api_url or f"http://127.0.0.1:{settings.prefect_port}/api"
+    mlflow = settings.mlflow_uri or http_url(LOOPBACK, settings.mlflow_port)
+    prefect = settings.prefect_api_url or http_url(LOOPBACK, settings.prefect_port, "/api")
     credentials = ensure_credentials(settings.home)
     shared = {
         # Ours go to our own servers alone; for others the user's stay.
@@ -90,6 +118,9 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         "MIXLLM_EVIDENTLY_PORT": str(settings.evidently_port),
         "PREFECT_API_URL": prefect,
         "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_url(
+            settings.home / "prefect" / "prefect.db", "sqlite+aiosqlite"
+        ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mixllm",
         "DO_NOT_TRACK": "1",
@@ -110,9 +141,14 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         # Its pages ask the port that Prefect takes by default unless told.
         own["PREFECT_SERVER_UI_API_URL"] = prefect
         parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
-    evidently = f"http://127.0.0.1:{settings.evidently_port}"
+    evidently = http_url(LOOPBACK, settings.evidently_port)
+    workspace = settings.home / "evidently"
+    for broken in set_broken_aside(workspace):
+        log.warning("evidently: a file was half written; it is set aside as %s", broken)
     command = python_module("infra.guarded", "evidently")
-    parts.append(Part("evidently", command, evidently, f"{evidently}/api/version", shared))
+    pages = PagesCheck(workspace, evidently, (credentials.user, credentials.password))
+    health = f"{evidently}/api/version"
+    parts.append(Part("evidently", command, evidently, health, shared, problem=pages.problem))
     parts.append(Part("flows", python_module("flows.serve", "--alone"), environment=shared))
     parts.append(service_part(settings, shared))
     return parts
@@ -121,7 +157,7 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
 class Stack:
     """Starts parts in order, watches them, restarts what dies, stops them all.
 
-    Output of each goes to ``home / logs / <name>.log``.
+    One stack runs on a home. Output of each part goes to ``home / logs / <name>.log``.
     """
 
     def __init__(self, settings: Settings, say: Callable[[str], None]) -> None:
@@ -130,16 +166,45 @@ class Stack:
         self.parts: list[Part] = []
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: list[IO[bytes]] = []
-        self._postgres: Any = None
+        self._lock = FileLock(settings.home / LOCK_FILE)
+        self._stop = threading.Event()
+        self._record: StackRecord | None = None
+        self._postgres: EmbeddedPostgres | None = None
         self.database = ""
 
-    def start(self, make_parts: Callable[[Settings, str], list[Part]]) -> None:
-        """Start Postgres, then every part. Raises SettingsError, StoreError."""
-        close_home(self.settings.home)
+    def start(
+        self,
+        make_parts: Callable[[Settings, str], list[Part]],
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Start Postgres, then every part; what a killed stack left behind is stopped first.
+
+        stop: ends the start early, once it is set.
+        Raises SettingsError, StoreError; nothing runs then.
+        """
+        self._stop = stop or threading.Event()
+        try:
+            self._start(make_parts)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, make_parts: Callable[[Settings, str], list[Part]]) -> None:
+        home = ready_home(self.settings.home)
+        if not self._lock.take():
+            record = running_stack(home)
+            who = f" (process {record.supervisor.pid})" if record is not None else ""
+            raise SettingsError(
+                f"a stack runs on {home} already{who}; stop it, or set MIXLLM_HOME to another folder"
+            )
+        close_home(home)
+        stop_survivors(home, self.say)
+        self._record = StackRecord(ProcessIdentity.of(os.getpid()), uuid.uuid4().hex)
+        self._record.write(home)
         configured = self.settings.database()
         if configured is None:
-            self._postgres = embedded_postgres(self.settings.home)
-        self.database = database_address(configured, self.settings.home)
+            self._postgres = embedded_postgres(home)
+        self.database = database_address(configured, home)
         ping(connect(self.database))
         self.say(f"postgres  {'embedded' if configured is None else 'configured'}, answers")
         self.parts = make_parts(self.settings, self.database)
@@ -150,52 +215,70 @@ class Stack:
         for part in servers:
             self._spawn(part)
         for part in servers:
-            self._wait(part, part.health or "")
+            if not self._wait(part, part.health or ""):
+                return
             self.say(f"{part.name:<9} {part.url}")
         for part in clients:
             self._spawn(part)
             self.say(f"{part.name:<9} running")
-        self._write_state()
+        environment = dict(self.parts[-1].environment) if self.parts else {}
+        self._note(environment={k: v for k, v in environment.items() if k.startswith(JOINED)})
 
     def _spawn(self, part: Part) -> None:
+        assert self._record is not None
         logs = self.settings.home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         log = (logs / f"{part.name}.log").open("ab")
         self._logs.append(log)
-        self._children[part.name] = subprocess.Popen(
+        environment = {**os.environ, **part.environment, TOKEN_VARIABLE: self._record.token}
+        bypass_proxy(environment)
+        child = subprocess.Popen(
             part.command,
-            env={**os.environ, **part.environment},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             umask=OTHERS,
             start_new_session=True,  # one group a part: Ctrl-C is ours to pass on
         )
+        self._children[part.name] = child
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
+            children = {**self._record.children, part.name: ProcessIdentity.of(child.pid)}
+            self._note(children=children)
 
-    def _wait(self, part: Part, health: str) -> None:
+    def _note(self, **changes: Any) -> None:
+        """Write down what changed, at once: the record is all that is left after a kill."""
+        assert self._record is not None
+        self._record = replace(self._record, **changes)
+        self._record.write(self.settings.home)
+
+    def _wait(self, part: Part, health: str) -> bool:
+        """Until a part is healthy; False where the start is to end early. Raises StoreError."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self._children[part.name].poll() is not None:
                 raise StoreError(f"{part.name} ended at its start:\n{self._tail(part.name)}")
             if answers(health):
-                return
+                return True
             if time.monotonic() > deadline:
                 raise StoreError(
                     f"{part.name} is not healthy after {START_SECONDS:.0f} s; {self._tail(part.name)}"
                 )
-            time.sleep(0.2)
+            if self._stop.wait(0.2):
+                return False
 
     def _tail(self, name: str, lines: int = 12) -> str:
         text = (self.settings.home / "logs" / f"{name}.log").read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
     def watch(self, stop: threading.Event) -> None:
-        """Until stop is set: restart what died, Postgres included."""
+        """Until stop is set: restart what died or does its work no more, Postgres included."""
+        checked = time.monotonic()
         while not stop.wait(WATCH_SECONDS):
-            if self._postgres is not None and not is_running(self._postgres):
+            if self._postgres is not None and not self._postgres.is_running():
                 self.say("postgres  was gone, starts again")
                 try:
-                    embedded_postgres(self.settings.home)
+                    self._postgres = embedded_postgres(self.settings.home)
                 except Exception as error:  # the next round tries again
                     self.say(f"postgres  does not start: {error}")
             for part in self.parts:
@@ -203,51 +286,55 @@ class Stack:
                 if code is not None:
                     self.say(f"{part.name:<9} ended with {code}, starts again")
                     self._spawn(part)
-                    self._write_state()
+            if time.monotonic() - checked > CHECK_SECONDS:
+                self._check()
+                checked = time.monotonic()
+
+    def _check(self) -> None:
+        """End the parts that have a problem; the watch starts them again."""
+        for part in self.parts:
+            problem = part.problem() if part.problem is not None else None
+            if problem is not None:
+                self.say(f"{part.name:<9} {problem}, is stopped")
+                child = self._children[part.name]
+                child.terminate()
+                try:
+                    child.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    child.kill()
 
     def stop(self) -> None:
         """Stop every part and everything it started; nothing is left behind."""
-        family: list[psutil.Process] = []
-        for child in self._children.values():
-            try:
-                process = psutil.Process(child.pid)
-                family += [process, *process.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                continue
-        for child in reversed(self._children.values()):
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGTERM)
-        _, left = psutil.wait_procs(family, timeout=STOP_SECONDS)
-        for process in left:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        if self._record is not None:
+            end(self._record.members)
         for child in self._children.values():
             child.wait()
+        self._children.clear()
         if self._postgres is not None:
             leave_embedded_postgres(self._postgres)
+            self._postgres = None
         for log in self._logs:
             log.close()
-        (self.settings.home / STATE_FILE).unlink(missing_ok=True)
+        self._logs.clear()
+        if self._record is not None:
+            (self.settings.home / STATE_FILE).unlink(missing_ok=True)
+            self._record = None
+        self._lock.release()
 
-    def _write_state(self) -> None:
-        environment = dict(self.parts[-1].environment) if self.parts else {}
-        shown = {k: v for k, v in environment.items() if k.startswith(JOINED)}
-        state = {
-            "pid": os.getpid(),
-            "environment": shown,
-            "children": {name: child.pid for name, child in self._children.items()},
-        }
-        path = self.settings.home / STATE_FILE
-        path.touch(mode=0o600)  # it holds the credentials
-        path.write_text(json.dumps(state, indent=2))
+
+def stop_survivors(home: Path, say: Callable[[str], None]) -> None:
+    """Stop what is left of a stack whose supervisor was killed, and nothing else."""
+    record = read_record(home)
+    if record is None or not survivors(home):
+        return
+    count = end(record.members)
+    say(f"stopped {count} processes of a stack that was killed")
 
 
 def answers(url: str) -> bool:
     """Whether a GET is answered with 2xx."""
     try:
-        return httpx.get(url, timeout=2.0).is_success
+        return request_directly("GET", url, timeout=2.0).is_success
     except httpx.HTTPError:
         return False
 
@@ -257,18 +344,15 @@ def free_port(part: Part) -> None:
     if part.health is None:
         return
     url = httpx.URL(part.health)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((url.host, url.port or 80))
-        except OSError as error:
-            variable = (
-                "MIXLLM_PORT" if part.name == "service" else f"MIXLLM_{part.name.upper()}_PORT"
-            )
-            raise SettingsError(
-                f"port {url.port} for {part.name} is taken ({error.strerror}); "
-                f"stop what uses it, or set {variable}"
-            ) from error
+    port = url.port or 80
+    try:
+        check_port(part.host or url.host, port)
+    except OSError as error:
+        name = "MIXLLM_PORT" if part.name == "service" else f"MIXLLM_{part.name.upper()}_PORT"
+        raise SettingsError(
+            f"port {port} for {part.name} is taken ({error.strerror}); "
+            f"stop what uses it, or set {name}"
+        ) from error
 
 
 def service_alone(**environment: str) -> Callable[[Settings, str], list[Part]]:
@@ -303,26 +387,17 @@ def free_loopback_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def running_stack(home: Path) -> dict[str, Any] | None:
-    """The state of the stack that runs on this home, None where none does."""
-    try:
-        state: dict[str, Any] = json.loads((home / STATE_FILE).read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    return state if psutil.pid_exists(state["pid"]) else None
-
-
 def join_running_stack(settings: Settings) -> bool:
     """Point this process at the stack that runs, unless told otherwise; whether one does."""
-    state = running_stack(settings.home)
-    if state is None:
+    record = running_stack(settings.home)
+    if record is None:
         return False
-    settings_there = {k: v for k, v in state["environment"].items() if k.startswith("MIXLLM_")}
+    settings_there = {k: v for k, v in record.environment.items() if k.startswith("MIXLLM_")}
     for name, value in settings_there.items():
         os.environ.setdefault(name, value)
     # Credentials are for the stack's own servers; who was told of others keeps what he has.
     for server, login in LOGINS.items():
         if os.environ.get(server) == settings_there.get(server):
-            ours = {k: v for k, v in state["environment"].items() if k.startswith(login)}
+            ours = {k: v for k, v in record.environment.items() if k.startswith(login)}
             os.environ.update(ours)
     return True

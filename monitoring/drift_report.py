@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from infra.evidently_workspace import staged
 from models.alerts import KINDS, Rules
 from models.signals import Signal
 from models.windows import WORDS, Window, delay, domain_shares, figures, residuals
@@ -153,6 +154,11 @@ def with_columns(rows: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
 
 def project(workspace: Path, name: str, snapshot: Any) -> None:
     """Add a snapshot to the workspace, whose pages show its drifted columns through time."""
+    with staged(workspace) as copy:
+        add_snapshot(copy, name, snapshot)
+
+
+def add_snapshot(workspace: Path, name: str, snapshot: Any) -> None:
     from evidently.sdk.models import PanelMetric
     from evidently.sdk.panels import DashboardPanelPlot
     from evidently.ui.workspace import Workspace

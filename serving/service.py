@@ -10,6 +10,7 @@ from typing import Any
 import bentoml
 from fastapi.middleware.cors import CORSMiddleware
 
+from infra.addresses import bypass_proxy, listening_address
 from infra.guard import Guard, Names
 from infra.permissions import close_home, private_umask
 from infra.settings import read_settings
@@ -23,6 +24,7 @@ from serving.supervisor import listen_privately
 
 private_umask()
 listen_privately()
+bypass_proxy()
 settings = read_settings()
 telemetry.start_logging(settings.log_format)
 connections.install()
@@ -54,7 +56,7 @@ def get_state() -> ServiceState:
 @bentoml.service(
     name="mixllm",
     workers=settings.workers,
-    http={"host": settings.host, "port": settings.port},
+    http={"host": listening_address(settings.host), "port": settings.port},
     traffic={"timeout": NoTimeout(1)},
     logging={"access": {"enabled": False}},
     # serving.telemetry makes the spans.

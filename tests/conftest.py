@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from infra.database import connect, database_address, embedded_postgres
+from infra.database import connect, database_address
+from infra.embedded_postgres import embedded_postgres
 from infra.encoders import prepared_encoder
 from infra.settings import Settings
 from models.calibration import choose_defaults, training_rows

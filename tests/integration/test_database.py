@@ -24,7 +24,7 @@ from monitoring.schema import open_store
 JOIN = """
 import sys, time
 from pathlib import Path
-from infra.database import embedded_postgres, leave_embedded_postgres
+from infra.embedded_postgres import embedded_postgres, leave_embedded_postgres
 server = embedded_postgres(Path(sys.argv[1]))
 print(server.get_pid(), flush=True)
 if sys.argv[2] == "leave":

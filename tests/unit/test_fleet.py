@@ -1,6 +1,9 @@
+import asyncio
+import socket
+
 import pytest
 
-from infra.fleet import Fleet, RecordedAnswers, parse_faults, parts_of, with_upstreams
+from infra.fleet import Fleet, RecordedAnswers, parse_faults, parts_of, serve, with_upstreams
 from models.errors import SettingsError
 from models.evaluation_set import EvaluationSet
 
@@ -46,3 +49,22 @@ def test_every_candidate_gets_the_fleet_as_upstream(simulated: EvaluationSet) ->
     catalog = with_upstreams(simulated.catalog, "http://127.0.0.1:1", concurrency=3)
     assert {c.upstream.base_url for c in catalog.llms if c.upstream} == {"http://127.0.0.1:1/v1"}
     assert all(c.upstream is not None and c.upstream.concurrency == 3 for c in catalog.llms)
+
+
+def test_nothing_is_announced_before_the_port_is_ours(simulated: EvaluationSet) -> None:
+    announced: list[int] = []
+
+    async def serve_on(port: int) -> None:
+        fleet = Fleet(simulated.catalog, RecordedAnswers(simulated))
+        stop = asyncio.Event()
+        stop.set()
+        await serve(fleet, "127.0.0.1", port, stop, lambda: announced.append(port))
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SettingsError, match="name another --port"):
+            asyncio.run(serve_on(taken.getsockname()[1]))
+    assert announced == []
+    asyncio.run(serve_on(0))
+    assert announced == [0]

