@@ -23,7 +23,7 @@ from infra.addresses import bypass_proxy, client_host, http_url, request_directl
 from infra.home import ready_home
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
-from infra.stack import Stack, join_running_stack, local_parts
+from infra.stack import Stack, join_running_stack, local_parts, prefect_home
 from models.errors import MixLLMError, NoRelease, ReleaseError, UnknownCandidate, nearest
 
 app = typer.Typer(
@@ -102,7 +102,9 @@ def demo(
     """Train, register, promote, serve and route on a simulated evaluation set, then stop."""
     from infra.demo import run_demo
 
-    run_demo(read_settings(), queries, show, console, train_with)
+    settings = read_settings()
+    ready_home(settings.home)
+    run_demo(settings, queries, show, console, train_with)
 
 
 @app.command()
@@ -225,7 +227,8 @@ def point_prefect(settings: Settings) -> None:
     """Flows of this process report to the configured server, or to a temporary one of their own."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "mixllm")
-    os.environ.setdefault("PREFECT_HOME", str(settings.home / "prefect"))
+    if "PREFECT_HOME" not in os.environ:
+        os.environ.update(prefect_home(settings.home))
     if settings.prefect_api_url is not None:
         os.environ.setdefault("PREFECT_API_URL", settings.prefect_api_url)
 

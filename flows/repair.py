@@ -194,7 +194,10 @@ def refit(case: Case) -> Made:
         if name not in manifest.predictors:
             return Made(f"{name} is no candidate of release {version} any more")
         after = last_vote_before(case.scene.engine, case.row["since_position"])
-        found, report = recalibrate(case, name, folder, manifest, after)
+        moved_one = recalibrate(case, name, folder, manifest, after)
+        if isinstance(moved_one, NotYet):
+            raise moved_one
+        found, report = moved_one
         if not found.passes:
             return Made(f"{name}: moved, its predictor errs no less; nothing was made")
         new = register_refit(case, folder, version, found, report)
@@ -207,12 +210,15 @@ def refit(case: Case) -> Made:
 @task(name="recalibrate", task_run_name="recalibrate {name}", cache_policy=NO_CACHE)
 def recalibrate(
     case: Case, name: str, folder: Path, manifest: Manifest, after: int
-) -> tuple[Refit, str]:
-    """The predictor moved by the graded answers after a vote. Raises NotYet."""
+) -> tuple[Refit, str] | NotYet:
+    """The predictor moved by the graded answers after a vote.
+
+    NotYet is returned, not raised: Prefect logs what a task raises as a failure, with its traceback.
+    """
     answers, positions = read_graded.fn(folder, case.scene.settings)
     mine = np.array([llm == name for llm in answers.llms], dtype=bool) & (positions > after)
     if mine.sum() < LEAST_ANSWERS:
-        raise NotYet(
+        return NotYet(
             f"{name} has {mine.sum()} graded answers since it began, {LEAST_ANSWERS} are needed"
         )
     since = answers.where(mine)

@@ -100,6 +100,14 @@ def service_part(settings: Settings, environment: Mapping[str, str]) -> Part:
     )
 
 
+def prefect_home(home: Path) -> dict[str, str]:
+    """Where Prefect keeps what it keeps, as it reads it; the folder is made."""
+    folder = home / "prefect"
+    folder.mkdir(parents=True, exist_ok=True)
+    database = sqlite_url(folder / "prefect.db", "sqlite+aiosqlite")
+    return {"PREFECT_HOME": str(folder), "PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
+
+
 def local_parts(settings: Settings, database: str) -> list[Part]:
     """MLflow, Prefect with the flows, and the service; those configured elsewhere are left out."""
     mlflow = settings.mlflow_uri or http_url(LOOPBACK, settings.mlflow_port)
@@ -117,10 +125,7 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         "MIXLLM_PREFECT_PORT": str(settings.prefect_port),
         "MIXLLM_EVIDENTLY_PORT": str(settings.evidently_port),
         "PREFECT_API_URL": prefect,
-        "PREFECT_HOME": str(settings.home / "prefect"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_url(
-            settings.home / "prefect" / "prefect.db", "sqlite+aiosqlite"
-        ),
+        **prefect_home(settings.home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "mixllm",
         "DO_NOT_TRACK": "1",

@@ -182,7 +182,9 @@ def test_unseen_queries_become_a_domain(platform: Platform) -> None:
     assert new.place(routing.embedding)[1] < old.place(routing.embedding)[1]
 
 
-def test_a_repair_with_too_little_to_go_by_waits(platform: Platform) -> None:
+def test_a_repair_with_too_little_to_go_by_waits(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+) -> None:
     platform.send(200)
     platform.send(100, worse=0.6, votes=False)
     # The answers' tokens drift, and nobody has graded them yet.
@@ -193,6 +195,8 @@ def test_a_repair_with_too_little_to_go_by_waits(platform: Platform) -> None:
     check_drift_flow()
     found = repair()
     assert found["waiting"]
+    assert "graded answers since it began, 20 are needed" in caplog.text
+    assert [r for r in caplog.records if r.exc_info or "Traceback" in r.getMessage()] == []
     assert {
         row["state"] for row in list_alerts(platform.engine) if row["name"] == "predictor-drift"
     } == {"open"}
