@@ -132,11 +132,6 @@ def up() -> None:
         say("stopped")
 
 
-def say(line: str) -> None:
-    """Print a line as it stands, whatever characters a path in it holds."""
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 @app.command()
 def login() -> None:
     """Show the login of the stack's pages: Prefect's, MLflow's and Evidently's."""
