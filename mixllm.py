@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,14 @@ from infra.home import ready_home
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
 from infra.stack import Stack, join_running_stack, local_parts, prefect_home
-from models.errors import MixLLMError, NoRelease, ReleaseError, UnknownCandidate, nearest
+from models.errors import (
+    EvaluationSetError,
+    MixLLMError,
+    NoRelease,
+    ReleaseError,
+    UnknownCandidate,
+    nearest,
+)
 
 app = typer.Typer(
     help="MixLLM: a learned LLM router.",
@@ -158,6 +165,7 @@ def ingest(
     """Check an evaluation set, or convert RouterBench's wide table, and write it as Parquet."""
     from models.catalog import read_catalog
     from models.evaluation_set import read_evaluation_set, rows_text, write_evaluation_set
+    from models.preconditions import training_split
     from models.routerbench import read_routerbench
 
     if source.is_dir():
@@ -173,8 +181,12 @@ def ingest(
         f"{data.name}: {len(data.queries)} queries, {len(data.outcomes)} outcomes, "
         f"{len(data.candidates)} candidates, {rows_text(data.quarantined)} set aside → {out}"
     )
-    for note in data.notes:
-        console.print(f"note: {note}", markup=False)
+    show_notes(data.notes)
+    try:
+        *_, notes = training_split(data)
+        show_notes(notes)
+    except EvaluationSetError as error:  # it is converted all the same
+        show_notes([str(error)])
 
 
 def train_with(
@@ -182,8 +194,11 @@ def train_with(
 ) -> dict[str, Any]:
     """Run the training flow in this process; on the stack's Prefect server where it runs."""
     from models.evaluation_set import read_evaluation_set
+    from models.preconditions import training_split
 
-    read_evaluation_set(data, quarantine)  # what is wrong with it is said before anything starts
+    # What is wrong with the data is said before anything starts.
+    *_, notes = training_split(read_evaluation_set(data, quarantine))
+    show_notes(notes)
     point_prefect(settings_with_stack())
     from flows.train_router import train_router
 
@@ -194,6 +209,11 @@ def train_with(
         **options,
     )
     return result
+
+
+def show_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def options_of(
@@ -359,10 +379,16 @@ def fitted(
     from models.encoder import encoder_digest
     from models.evaluation_set import read_evaluation_set
     from models.fitting import fit_predictors, steps
+    from models.preconditions import check_training, training_split
     from models.training_options import read_options
 
     first = read_evaluation_set(data, quarantine)
-    training, test = first.split() if test_data is None else (first, read_evaluation_set(test_data))
+    if test_data is None:
+        training, test, notes = training_split(first)
+    else:
+        training, test = first, read_evaluation_set(test_data, beside(quarantine))
+        notes = check_training(training, test, f"{training.name} with {test.name}")
+    show_notes(notes)
     settings, options = settings_with_stack(), read_options(**given)
     queries = training.queries["query"].tolist()
     tagged = None
@@ -382,6 +408,11 @@ def fitted(
             training, inputs[0], digest, families=options.families, progress=advance
         )
     return training, test, inputs, fits
+
+
+def beside(quarantine: Path | None) -> Path | None:
+    """The file for a second set's bad rows, which would replace the first's."""
+    return quarantine and quarantine.with_name(f"test-{quarantine.name}")
 
 
 def progress_bar(label: str, total: int, unit: str = "query") -> Any:
@@ -434,9 +465,13 @@ def audit_tags(
     from rich.markdown import Markdown
 
     from models.evaluation_set import read_evaluation_set
+    from models.preconditions import check_tags, training_split
 
     options = options_of(tuning, None, tagger, domains)
-    read_evaluation_set(data, quarantine)
+    whole = read_evaluation_set(data, quarantine)
+    if stress:
+        training_split(whole)
+    check_tags(whole.split()[0])
     point_prefect(settings_with_stack())
     from flows.audit_tags import audit_flow
 
@@ -869,9 +904,10 @@ def change_candidate_with(
         raise ReleaseError(f"{name!r} is a candidate already; fit it anew: mixllm candidate refit")
     if data is not None:
         from models.evaluation_set import read_evaluation_set
+        from models.preconditions import check_candidate
 
         # What is wrong with the data is said before anything starts.
-        read_evaluation_set(data, quarantine).catalog.get(name)
+        check_candidate(name, read_evaluation_set(data, quarantine))
     point_prefect(settings)
     from flows.change_candidate import change_candidate
 
@@ -1074,8 +1110,11 @@ def experiment_online(
     from infra import online_experiment
     from models.evaluation_set import read_evaluation_set
     from models.online_report import write_report
+    from models.preconditions import training_split
 
     evaluations = read_evaluation_set(data)
+    *_, notes = training_split(evaluations)
+    show_notes(notes)
     shares = share or [0.3, 0.5, 0.7]
     runs = online_experiment.run(
         evaluations, settings_with_stack(), out, shares, range(seeds), progress_bar

@@ -28,6 +28,7 @@ from models import escape
 from models.encoder import encoder_digest
 from models.evaluation import interval_text
 from models.evaluation_set import EvaluationSet
+from models.preconditions import check_tags, training_split
 from models.tag_audit import TagAudit, audit_tags, audit_text, plot_audit
 from models.tagging import TaggedQueries
 from models.training_options import TrainingOptions, read_options
@@ -108,7 +109,10 @@ def audit_flow(
     options = read_options(tagger=tagger, domains=domains, tuning=tuning)
     settings = read_settings()
     whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
+    if stress:
+        training_split(whole)
     train, test = whole.split()
+    check_tags(train)
     tagged = tag(train, options, settings)
     found = audit(train, tagged, options.tuning.seed)
     rows = [measured_without(s, train, test, tagged, options, settings) for s in REMOVED if stress]

@@ -19,6 +19,7 @@ from models.evaluation_set import EvaluationSet, is_test_query
 from models.fitting import Fitted, fit_predictors
 from models.inputs import QueryInputs
 from models.manifest import Manifest, read_manifest
+from models.preconditions import check_candidate
 from models.predictor_report import (
     PredictorReport,
     flags_of,
@@ -117,6 +118,7 @@ def change_candidate(
             change_release(source, folder, remove=name)
         else:
             whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
+            check_candidate(name, whole)
             rows = rows_of(name, whole)
             manifest = read_manifest(source)
             inputs = embed(rows, source / manifest.encoder.folder, settings)

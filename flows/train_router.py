@@ -33,6 +33,7 @@ from models.fitting import Fitted, fit_predictors, shrinkage_of, steps
 from models.inputs import QueryInputs
 from models.manifest import DataSource
 from models.plots import plot_curves
+from models.preconditions import training_split
 from models.predictor_report import flags_of, plot_reports, report_text
 from models.release import PROBES, build_release
 from models.tagging import TaggedQueries
@@ -224,7 +225,9 @@ def train(
 ) -> dict[str, Any]:
     """What the flow does while no other trains."""
     whole = validate_data(data, Path(quarantine) if quarantine else None)
-    training, test = whole.split()
+    training, test, notes = training_split(whole)
+    for note in notes:
+        get_run_logger().warning("%s", note)
     tagged = tag(training, options, settings)
     encoder_folder = make_encoder(training, tagged, options, settings)
     train_inputs = embed(training, encoder_folder, settings)

@@ -135,8 +135,9 @@ def comparable(
             )
     if len(kept) < 2:
         raise EvaluationSetError(
-            "fewer than two candidates have outcomes for 99 % of the training and of the test "
-            f"queries; {'; '.join(notes)}"
+            f"{len(kept)} of the {len(train.catalog.names)} LLMs of the catalog have outcomes for "
+            f"{COVERAGE:.0%} of the training and of the test queries, at least 2 must; "
+            + "; ".join(notes or ["add another LLM and its outcomes"])
         )
     whole = ~np.isnan(test.matrix("quality", kept)).any(axis=1)
     if not whole.all():
