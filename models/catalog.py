@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -10,8 +11,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -42,6 +45,12 @@ Name = Annotated[
 Amount = Annotated[float, Number, Field(ge=0, le=MOST, allow_inf_nan=False)]
 Positive = Annotated[float, Number, Field(gt=0, le=MOST, allow_inf_nan=False)]
 Count = Annotated[int, Number, Field(gt=0)]
+OPTIONAL_PRICES: Final = (
+    "cached_input_price", "cache_write_price", "audio_input_price", "image_input_price",
+    "audio_output_price", "image_output_price",
+)  # fmt: skip
+# What a request may hold besides text.
+MODALITIES: Final = ("images", "audio", "files", "video")
 # Hop-by-hop and framing headers are the gateway's own.
 RESERVED_HEADERS: Final = {
     "host",
@@ -90,10 +99,16 @@ class Upstream(BaseModel):
 class Candidate(BaseModel):
     """One LLM that may be chosen.
 
-    input_price, output_price: USD per million tokens. tokens_per_second: generated tokens per
-    second. time_to_first_token: seconds. context_window: tokens of prompt and response together, no
-    limit when not given. abilities: what a request may require ("tools", "images", ...). upstream:
-    where it answers, for the gateway.
+    input_price, output_price: USD per million tokens.
+    cached_input_price, cache_write_price: of prompt tokens read from and written to the LLM's prompt
+    cache; the input price when not given.
+    audio_input_price, image_input_price, audio_output_price, image_output_price: of such tokens; the
+    price of text when not given.
+    tokens_per_second: generated tokens per second.
+    time_to_first_token: seconds.
+    context_window: tokens of prompt and response together, no limit when not given.
+    abilities: what a request may require ("tools", "images", ...).
+    upstream: where it answers, for the gateway.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,11 +116,29 @@ class Candidate(BaseModel):
     name: Name
     input_price: Amount
     output_price: Amount
+    cached_input_price: Amount | None = None
+    cache_write_price: Amount | None = None
+    audio_input_price: Amount | None = None
+    image_input_price: Amount | None = None
+    audio_output_price: Amount | None = None
+    image_output_price: Amount | None = None
     tokens_per_second: Positive
     time_to_first_token: Amount
     context_window: Count | None = None
     abilities: tuple[Name, ...] = ()
     upstream: Upstream | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_prices(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A price that is not given is not written: a release's digest stays what it was."""
+        written: dict[str, Any] = dump(self)
+        return {k: v for k, v in written.items() if k not in OPTIONAL_PRICES or v is not None}
+
+    def with_prices_of(self, other: Candidate | None) -> Candidate:
+        """The same, with the optional prices that another entry of it gives."""
+        given = {name: getattr(other, name, None) for name in OPTIONAL_PRICES}
+        update = {name: price for name, price in given.items() if price is not None}
+        return self.model_copy(update=update) if update else self
 
 
 class Catalog(BaseModel):
@@ -146,6 +179,16 @@ class Catalog(BaseModel):
             if candidate.name == name:
                 return candidate
         raise CatalogError(f"no candidate {name!r}; {nearest(name, self.names)}")
+
+    def required(self, needs: Iterable[str]) -> tuple[str, ...]:
+        """Of the abilities that a request's content needs, those that an LLM must name to be asked.
+
+        Every LLM reads text. A catalog that names no abilities says nothing of them, so nothing is
+        required. One that names any must name what takes images, audio, files or video; tools and
+        JSON are required where some LLM names them.
+        """
+        offered = {ability for candidate in self.llms for ability in candidate.abilities}
+        return tuple(need for need in needs if need in offered or (offered and need in MODALITIES))
 
     def subset(self, names: list[str]) -> Catalog:
         """The catalog with only these candidates, in this order."""

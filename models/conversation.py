@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 # A last message shorter than this ("and in French?") says too little by itself.
 SHORT_CHARACTERS: Final = 200
-CHARACTERS_PER_TOKEN: Final = 4
+# Of UTF-8: four letters of Latin text, one or two characters of Chinese.
+BYTES_PER_TOKEN: Final = 4
+# About what vision models take for one image, whose size the request does not say.
+IMAGE_TOKENS: Final = 800
+# What an LLM needs to be able to do, by the types of the content parts that ask for it.
+ABILITY_OF_PART: Final = {
+    "image_url": "images", "input_image": "images", "image": "images",
+    "input_audio": "audio", "audio_url": "audio", "audio": "audio",
+    "file": "files", "input_file": "files", "document": "files", "file_url": "files",
+    "video_url": "video", "input_video": "video", "video": "video",
+}  # fmt: skip
+UNWRITTEN: Final = frozenset({"id", "type", "index", "role"})
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """text: what the router reads. more_tokens: about how many tokens the prompt has beyond it.
-    abilities: what the answering LLM must be able to do."""
+    """What of a request decides who may answer it.
+
+    text: what the router reads.
+    more_tokens: about how many tokens the prompt has beyond it.
+    abilities: what the answering LLM must be able to do.
+    """
 
     text: str
     more_tokens: float
@@ -22,9 +37,11 @@ class Conversation:
 
 
 def read_conversation(
-    messages: Sequence[dict[str, Any]], tools: Sequence[Any] = ()
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[Any] | None = (),
+    request: Mapping[str, Any] | None = None,
 ) -> Conversation:
-    """Messages in OpenAI's form → what is routed.
+    """Messages in OpenAI's form → what is routed. request: the body's other fields.
 
     The text is the last user message; as long as it is short, the user messages before it come in
     front. Where no user wrote text, it is the last text of anybody. System prompts and answers are
@@ -34,16 +51,64 @@ def read_conversation(
     asked = [text for role, text in texts if role == "user" and text.strip()]
     if not asked:
         asked = [text for _, text in texts if text.strip()][-1:]
-    text = asked[-1] if asked else ""
+    kept = asked[-1:]
+    size = len(kept[0]) if kept else 0
     for earlier in reversed(asked[:-1]):
-        if len(text) >= SHORT_CHARACTERS:
+        if size >= SHORT_CHARACTERS:
             break
-        text = f"{earlier}\n\n{text}"
-    characters = sum(len(written) for _, written in texts) + len(str(tools) if tools else "")
-    abilities: tuple[str, ...] = ("tools",) if tools else ()
-    if any(has_image(message.get("content")) for message in messages):
-        abilities += ("images",)
-    return Conversation(text, max(0, characters - len(text)) / CHARACTERS_PER_TOKEN, abilities)
+        kept.append(earlier)
+        size += len(earlier) + 2
+    text = "\n\n".join(reversed(kept))
+    written = sum(length_of(text) for _, text in texts) + length_of(tools)
+    written += sum(length_of(message.get("tool_calls")) for message in messages)
+    needed = dict.fromkeys([*_asked_abilities(tools, request or {}), *_part_abilities(messages)])
+    images = sum(ABILITY_OF_PART.get(kind) == "images" for kind in _part_types(messages))
+    more = max(0, written - length_of(text)) / BYTES_PER_TOKEN + IMAGE_TOKENS * images
+    return Conversation(text, more, tuple(needed))
+
+
+def _asked_abilities(tools: Sequence[Any] | None, request: Mapping[str, Any]) -> Iterator[str]:
+    """What the request's own fields need."""
+    if tools or request.get("functions"):
+        yield "tools"
+    modalities = request.get("modalities")
+    if request.get("audio") or (isinstance(modalities, list) and "audio" in modalities):
+        yield "audio"
+    form = request.get("response_format")
+    if isinstance(form, dict) and form.get("type") in ("json_object", "json_schema"):
+        yield "json"
+
+
+def _part_abilities(messages: Sequence[dict[str, Any]]) -> Iterator[str]:
+    for kind in _part_types(messages):
+        if kind in ABILITY_OF_PART:
+            yield ABILITY_OF_PART[kind]
+
+
+def _part_types(messages: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The types of all content parts."""
+    for message in messages:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else []:
+            if isinstance(part, dict) and isinstance(part.get("type"), str):
+                yield part["type"]
+
+
+def length_of(written: Any) -> int:
+    """Bytes of UTF-8 of the text in a message's field, however nested, ids and types left out."""
+    total, left = 0, [written]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            total += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+        elif isinstance(value, Mapping):
+            for name, inner in value.items():
+                if name not in UNWRITTEN:
+                    left.append(inner)
+                    total += len(name) if isinstance(name, str) else 0
+        elif isinstance(value, list | tuple):
+            left.extend(value)
+    return total
 
 
 def text_of(content: Any) -> str:
@@ -54,11 +119,6 @@ def text_of(content: Any) -> str:
         return ""
     parts = [part.get("text") for part in content if isinstance(part, dict)]
     return "\n".join(part for part in parts if isinstance(part, str))
-
-
-def has_image(content: Any) -> bool:
-    parts = content if isinstance(content, list) else []
-    return any(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
 
 
 def opening(messages: Sequence[dict[str, Any]]) -> str:

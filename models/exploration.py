@@ -6,10 +6,10 @@ evaluated from the log (``models.ope``).
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Probabilities below this are none: a draw could not be told from rounding.
 NEGLIGIBLE: Final = 1e-9
@@ -23,6 +23,14 @@ class Exploration(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_nulls_out(cls, given: Any) -> Any:
+        """A field that is null counts as one that is not there."""
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if value is not None}
+        return given
 
     kind: Literal["off", "epsilon", "softmax"]
     epsilon: Annotated[float, Field(ge=0, le=1, description="epsilon: how often one is drawn.")] = (

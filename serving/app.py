@@ -13,11 +13,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import Match
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from models.decision import Wishes
 from models.manifest import summary
-from serving import chat, feedback, problems
+from serving import chat, feedback, paths, problems
 from serving.asking import Ask
 from serving.limits import SizeLimits
 from serving.lookups import BATCH_SECONDS, SECONDS
@@ -57,6 +58,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     403: {"model": ErrorResponse, "description": "The API key lacks the scope."},
     408: {"model": ErrorResponse, "description": "The body came too slowly."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
+    415: {"model": ErrorResponse, "description": "The body is not said to be JSON."},
     422: {"model": ErrorResponse, "description": "The request is not valid."},
     429: {"model": ErrorResponse, "description": "The key's rate or budget is used up."},
     431: {"model": ErrorResponse, "description": "The headers are too large."},
@@ -137,6 +139,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(SizeLimits, max_body=max_body)
+    app.add_middleware(paths.HeadAsGet)
     app.state.get_state = get_state
     routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=KEYS, route_class=GuardedRoute)
 
@@ -174,6 +177,18 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
         since = round(state.champion.running.since) if state.champion.running else 0
         names = [chat.ROUTED, *state.gateway.endpoints]
         return ModelList(data=[ModelEntry(id=n, created=since, owned_by="mixllm") for n in names])
+
+    @routes.get(
+        "/models/{model_id:path}",
+        summary="One of the names that a chat completion's model may have",
+        responses={404: {"model": ErrorResponse, "description": "No such model."}},
+    )
+    async def model(model_id: str, state: State, key_id: MayRoute) -> ModelEntry:
+        state.gateway.follow(state.champion.upstreams)
+        since = round(state.champion.running.since) if state.champion.running else 0
+        if model_id not in (chat.ROUTED, *state.gateway.endpoints):
+            raise chat.unknown_model(model_id, state.gateway.endpoints)
+        return ModelEntry(id=model_id, created=since, owned_by="mixllm")
 
     @routes.post(
         "/observations",
@@ -294,16 +309,21 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
 
     app.include_router(routes)
 
-    @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
-    async def elsewhere(request: Request) -> None:
+    async def elsewhere(request: Request) -> Response:
         """What BentoML would answer in a form of its own."""
-        for known in routes.routes:
+        for known in ours:
             if known.matches(request.scope)[0] is Match.PARTIAL:
-                allowed = ", ".join(sorted(getattr(known, "methods", None) or ()))
-                message = f"{request.method} is not allowed here"
+                allowed = ", ".join(sorted(known.methods or ()))
+                message = f"{request.method} is not allowed here; use {allowed}"
                 raise HTTPException(405, message, {"allow": allowed})
-        raise HTTPException(404, f"no path {request.url.path}")
+        known_paths = {known.path for known in ours}
+        plain = {path for path in known_paths if "{" not in path and len(path) > 1}
+        raise HTTPException(404, paths.missing(request.url.path, plain))
 
+    ours = [known for known in (*app.routes, *routes.routes) if isinstance(known, Route)]
+    app.router.routes.append(
+        Elsewhere("/{path:path}", elsewhere, methods=METHODS, include_in_schema=False)
+    )
     return app
 
 
@@ -315,6 +335,16 @@ async def keep_each(
     rows, refused = await state.lookups.run(BATCH_SECONDS, feedback.rows_of, state, votes, key_id)
     await run_in_threadpool(feedback.append, state, rows)
     return FeedbackBatchResponse(kept=len(rows), refused=refused)
+
+
+class Elsewhere(Route):
+    """Every path but those that BentoML itself answers after ours."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if any(path == own or path.startswith(f"{own}/") for own in paths.BENTOML):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 def ask_of(request: RouteRequest, state: ServiceState, key_id: str | None) -> Ask:

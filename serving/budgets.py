@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from models.billing import dearest_prices
 from models.conversation import text_of
 from monitoring.answers import month_start
 from monitoring.keys import ApiKey, dollars
@@ -142,7 +143,8 @@ def dearest(job: Job, llm: str) -> float:
         response = float(max(given))
     if entry.context_window is not None:
         response = min(response, float(entry.context_window))
-    return (entry.input_price * prompt + entry.output_price * response * count) / 1e6
+    input_price, output_price = dearest_prices(entry)
+    return (input_price * prompt + output_price * response * count) / 1e6
 
 
 def whole_number(value: Any) -> int | None:

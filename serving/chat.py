@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -24,12 +24,13 @@ from serving.asking import Ask
 from serving.endpoint import UpstreamError
 from serving.gateway import NobodyAnswered
 from serving.job import Job
-from serving.problems import problem
+from serving.problems import Problem, problem
 from serving.routing import Routed, routable
 from serving.schemas import ChatOptions, ChatRequest
 from serving.state import ServiceState
 
 ROUTED: Final = "mixllm"
+SHOWN_CHARACTERS: Final = 100
 HEADER: Final = "x-mixllm-"
 HEADER_OPTIONS: Final = ("session", "candidates", "abilities", "fallback")
 NUMBERS: Final = (
@@ -133,24 +134,24 @@ async def decide(
             503, "no candidate has an upstream: give them in the catalog, or in MIXLLM_CATALOG"
         )
     wishes = {name: getattr(options, name) for name in Wishes.model_fields}
-    conversation = read_conversation(body["messages"], body.get("tools") or ())
-    if chat.model != ROUTED:
+    conversation = read_conversation(body["messages"], body.get("tools"), body)
+    pinned = chat.model != ROUTED
+    if pinned:
         if catalog is not None and chat.model not in known:
-            hint = nearest(chat.model, {ROUTED, *known})
-            raise HTTPException(404, f"no model {chat.model!r}; {hint}")
+            raise unknown_model(chat.model, known)
         if catalog is not None and chat.model not in with_upstream:
             raise HTTPException(503, f"{chat.model} has no upstream in the catalog")
         wishes |= {"candidates": (chat.model,), "min_quality": None, "max_cost": None}
-    elif running is not None:
-        needed = [a for a in conversation.abilities if a in running.release.offered]
-        wishes["abilities"] = tuple(dict.fromkeys((*wishes["abilities"], *needed)))
     ask = Ask(
         query=routable(conversation.text),
         wishes=Wishes(**wishes),
+        needs=() if pinned else conversation.abilities,
         more_tokens=conversation.more_tokens,
+        max_response_tokens=max_tokens_of(body),
+        pinned=pinned,
         session=session_of(state, options, body),
         key_id=key_id,
-        closed=frozenset(known - with_upstream),
+        reachable=frozenset(state.gateway.endpoints),
         unavailable=state.gateway.unavailable(),
     )
     if not ask.query.strip():
@@ -168,6 +169,24 @@ async def decide(
     return routed
 
 
+def unknown_model(name: str, known: Collection[str]) -> Problem:
+    """What to say of a model that is not there."""
+    hint = nearest(name, {ROUTED, *known})
+    if not hint.startswith("did you mean"):
+        hint = f"did you mean {ROUTED!r}, which chooses one? {hint}"
+    shown = name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}…"
+    return Problem(404, f"no model {shown!r}; {hint}", param="model", code="model_not_found")
+
+
+def max_tokens_of(body: Mapping[str, Any]) -> float | None:
+    """The longest answer that a request allows, in tokens."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = body.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return float(value)
+    return None
+
+
 def job_of(
     state: ServiceState,
     chat: ChatRequest,
@@ -178,29 +197,30 @@ def job_of(
     started: float,
 ) -> Job:
     """What the gateway carries out."""
-    running = state.champion.running
-    catalog = running.release.manifest.catalog if running else state.champion.spare_catalog
-    assert catalog is not None
-    entries = {entry.name: entry for entry in catalog.llms}
-    # A swap of releases or upstreams in between may have taken some away.
-    able = [n for n in routed.ranking if n in entries and n in state.gateway.endpoints]
+    spare = state.champion.spare_catalog
+    machine = {entry.name: entry for entry in spare.llms} if spare is not None else {}
+    entries = {
+        name: entry.with_prices_of(machine.get(name)) for name, entry in routed.entries.items()
+    }
+    # A change of upstreams in between may have taken some away.
+    able = [name for name in routed.ranking if name in state.gateway.endpoints]
     if not able:
         raise HTTPException(503, f"{routed.llm} has no upstream any more; try again")
     alone = chat.model != ROUTED or not options.fallback
-    tokens, prompt = {}, 0.0
+    tokens: dict[str, float] = {}
     if routed.routing is not None:
         decision = routed.routing.decision
         told = decision.estimates.response_tokens.tolist()
         tokens = dict(zip(decision.candidates, told, strict=True))
-        prompt = float(decision.estimates.prompt_tokens[decision.choice])
     return Job(
         decision_id=routed.decision_id,
         ranking=able[:1] if alone else able,
-        body={k: v for k, v in body.items() if k != "mixllm"},
+        # Null means absent, and not every server knows that.
+        body={k: v for k, v in body.items() if k != "mixllm" and v is not None},
         stream=bool(chat.stream),
         entries=entries,
         response_tokens=tokens,
-        prompt_tokens=prompt,
+        prompt_tokens=routed.prompt_tokens,
         told={
             "decision_id": routed.decision_id,
             "release": routed.release,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
+from models.billing import Billed, bill, merge_usage, read_usage
 from models.catalog import Candidate
-from models.conversation import CHARACTERS_PER_TOKEN
+from models.conversation import BYTES_PER_TOKEN, length_of
 
 Body = dict[str, Any]
+# What an LLM is paid for of a message.
+GENERATED: Final = (
+    "content", "tool_calls", "function_call", "refusal",
+)  # fmt: skip
+REASONING: Final = ("reasoning_content", "reasoning")
 
 
 @dataclass
@@ -19,7 +26,8 @@ class Job:
 
     ranking: candidates to ask, best first; more than one unless the client pinned one. body: as it is
     sent on. response_tokens: predicted of each candidate. prompt_tokens: predicted, for where no
-    usage comes back. told: what the response says of its routing.
+    usage comes back. told: what the response says of its routing. length: bytes of UTF-8 that were
+    generated; counted: those before the last usage.
     """
 
     decision_id: str
@@ -36,7 +44,8 @@ class Job:
     llm: str | None = None
     first_token: float | None = None
     usage: Body | None = None
-    characters: int = 0
+    length: int = 0
+    counted: int = 0
 
     @property
     def wants_usage(self) -> bool:
@@ -44,39 +53,37 @@ class Job:
         return isinstance(options, dict) and options.get("include_usage") is True
 
     def read(self, parsed: Body) -> None:
-        """Take the usage, or the length, from an answer or an event of it."""
-        if isinstance(parsed.get("usage"), dict):
-            self.usage = parsed["usage"]
-        for choice in parsed["choices"]:
+        """Take the usage, and the length, from an answer or an event of it."""
+        choices = parsed.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
             said = (
                 choice.get("delta") or choice.get("message") if isinstance(choice, dict) else None
             )
             if isinstance(said, dict):
-                for key in ("content", "tool_calls"):
-                    self.characters += len(str(said.get(key) or ""))
+                self.length += sum(length_of(said.get(name)) for name in GENERATED)
+                # Some servers send the same reasoning under both names.
+                self.length += max(length_of(said.get(name)) for name in REASONING)
+        if isinstance(parsed.get("usage"), dict):
+            self.usage = merge_usage(self.usage, parsed["usage"])
+            self.counted = self.length
 
     @property
-    def reported(self) -> tuple[int, int] | None:
-        """Prompt and response tokens as the LLM counts them; None where it does not say."""
-        usage = self.usage or {}
-        prompt, response = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        if isinstance(prompt, int) and isinstance(response, int) and min(prompt, response) >= 0:
-            return prompt, response
-        return None
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Prompt and response tokens: as reported, else estimated."""
-        estimated = round(self.prompt_tokens), -(-self.characters // CHARACTERS_PER_TOKEN)
-        return self.reported or estimated
+    def billed(self) -> Billed | None:
+        """What the answer took and cost; None where nobody answered."""
+        if self.llm is None:
+            return None
+        prompt, response = math.ceil(self.prompt_tokens), -(-self.length // BYTES_PER_TOKEN)
+        usage = read_usage(self.usage, prompt, response)
+        if self.length > self.counted:  # text came after the last count, as in a stream cut short
+            more = max(usage.response_tokens, response)
+            usage = replace(usage, response_tokens=more, reported=False, stated_cost=None)
+        return bill(self.entries[self.llm], usage)
 
     @property
     def cost(self) -> float | None:
         """USD; None where nobody answered."""
-        if self.llm is None:
-            return None
-        entry, (prompt, response) = self.entries[self.llm], self.tokens
-        return round((entry.input_price * prompt + entry.output_price * response) / 1e6, 12)
+        billed = self.billed
+        return None if billed is None else billed.cost
 
     def extension(self, final: bool) -> Body:
         """The response's ``mixllm`` field. final: all is known of the answer, its cost included."""
@@ -85,6 +92,10 @@ class Job:
             unpaid = self.attempts and self.attempts[0]["outcome"] == "over_budget"
             why = "is more than the key's budget pays for" if unpaid else "failed"
             told["fallback"] = f"{self.ranking[0]} {why}"
-        if final:
-            told |= {"cost_usd": self.cost, "usage": "reported" if self.reported else "estimated"}
+        billed = self.billed if final else None
+        if billed is not None:
+            counted = "reported" if billed.usage.reported else "estimated"
+            told |= {"cost_usd": billed.cost, "usage": counted}
+        elif final:
+            told |= {"cost_usd": None, "usage": "estimated"}
         return told

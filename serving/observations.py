@@ -9,6 +9,7 @@ from uuid import UUID
 
 from fastapi import HTTPException
 
+from models.billing import Usage, bill
 from models.catalog import Candidate
 from models.waiting import Request
 from serving.routing import Routed
@@ -73,7 +74,7 @@ def cost_of(entry: Candidate | None, found: Observation) -> float | None:
     if entry is None or found.failed or None in (found.prompt_tokens, found.response_tokens):
         return None
     prompt, response = found.prompt_tokens or 0, found.response_tokens or 0
-    return (entry.input_price * prompt + entry.output_price * response) / 1e6
+    return bill(entry, Usage(prompt, response)).cost
 
 
 def as_uuid(text: str) -> UUID:

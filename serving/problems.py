@@ -28,6 +28,7 @@ NAMES = {
     405: "method_not_allowed",
     408: "too_slow",
     413: "too_large",
+    415: "unsupported_media_type",
     422: "invalid_request",
     429: "rate_limited",
     431: "too_large",
@@ -37,6 +38,8 @@ NAMES = {
     504: "upstream_timeout",
     507: "out_of_space",
 }
+# What OpenAI's clients look for.
+CODES = {401: "invalid_api_key", 403: "insufficient_permissions", 404: "not_found"}
 
 
 def problem(
@@ -52,20 +55,41 @@ def problem(
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
 
+class Problem(HTTPException):
+    """A refusal that says which part of the request it is about, and has a code for programs."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(status, message)
+        self.param, self.code = param, code
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the app in the one form."""
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first: dict[str, Any] = error.errors()[0]
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if first["loc"][:1] == ("body",) and kind and not kind.endswith("json"):
+            message = f"the body is {kind[:100]}; send JSON, with content-type: application/json"
+            return problem(415, message, code="unsupported_media_type")
+        if first["type"] == "json_invalid":
+            where, why = first["loc"][-1], first.get("ctx", {}).get("error", "")
+            return problem(
+                422, f"the body is not JSON: {why} at character {where}", code="invalid_json"
+            )
         place = [str(part) for part in first["loc"] if part != "body"]
         param = ".".join(place) or None
         message = f"{param}: {first['msg']}" if param else str(first["msg"])
-        return problem(422, message, param)
+        return problem(422, message, param, code="missing" if first["type"] == "missing" else None)
 
     @app.exception_handler(HTTPException)
     async def known(_: Request, error: HTTPException) -> JSONResponse:
-        return problem(error.status_code, str(error.detail), headers=error.headers)
+        param, code = getattr(error, "param", None), getattr(error, "code", None)
+        code = code or CODES.get(error.status_code)
+        return problem(error.status_code, str(error.detail), param, error.headers, code)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
@@ -78,7 +102,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(DecisionError)
     async def undecided(_: Request, error: DecisionError) -> JSONResponse:
-        return problem(422, str(error), error.context.get("param"))
+        param = error.context.get("param")
+        code = "context_length_exceeded" if param == "messages" else None
+        return problem(422, str(error), param, code=code)
 
     @app.exception_handler(SQLAlchemyError)
     async def database(_: Request, error: SQLAlchemyError) -> JSONResponse:

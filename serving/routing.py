@@ -1,4 +1,4 @@
-"""Decides for a request: by the release, or, where that fails, by the catalog's default."""
+"""Decides for a request: by the release, or, where that fails, by the catalog."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,9 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from infra.settings import Settings
-from models.catalog import Catalog
+from models.catalog import Candidate, Catalog
 from models.decision import Decision, Wishes
-from models.errors import DecisionError, UnknownCandidate, nearest
+from models.eligibility import Need, eligible
+from models.errors import DecisionError
 from models.exploration import Exploration
 from models.policy import PolicyState
 from models.release import MAX_QUERY_CHARACTERS, Routing
@@ -33,7 +34,7 @@ from serving.policy import PolicyFollower
 
 log = logging.getLogger("mixllm.routing")
 
-SESSIONS: Final = 100_000
+SESSIONS: Final = 20_000
 
 
 class NotReady(Exception):
@@ -42,11 +43,18 @@ class NotReady(Exception):
 
 @dataclass(frozen=True)
 class Routed:
-    """A decision. ranking: the permitted candidates, the choice first. routing: what it was made
-    from; None where it is a fallback, whose reason ``fallback`` says."""
+    """A decision.
+
+    ranking: the permitted candidates, the choice first.
+    entries: the catalog of the release that decided, by name.
+    prompt_tokens: of the whole prompt, estimated.
+    routing: what it was made from; None where it is a fallback, whose reason ``fallback`` says.
+    """
 
     decision_id: str
     ranking: list[str]
+    entries: Mapping[str, Candidate]
+    prompt_tokens: float
     willingness_to_pay: float | None
     propensity: float
     release: str | None
@@ -148,7 +156,8 @@ class Router:
         if champion is None:
             return self._fall_back(None, ask, "no release is loaded", start), {}
         running = self.challenger.canary_of(ask.key_id, ask.session) or champion
-        wishes, stored = self._wishes(ask), self.policy.of(running.release.digest)
+        catalog = running.release.manifest.catalog
+        wishes, stored = self._wishes(ask, catalog), self.policy.of(running.release.digest)
         try:
             routing = self._route(running, ask, wishes, stored.state if stored else None)
         except DecisionError:
@@ -174,6 +183,8 @@ class Router:
         routed = Routed(
             decision_id=row["id"],
             ranking=[decision.candidates[i] for i in (decision.choice, *others)],
+            entries={entry.name: entry for entry in catalog.llms},
+            prompt_tokens=float(decision.estimates.prompt_tokens[decision.choice]),
             willingness_to_pay=decision.willingness_to_pay,
             propensity=decision.propensity,
             release=running.version,
@@ -183,15 +194,18 @@ class Router:
         parts = {**vars(routing.timings), "total": time.perf_counter() - start}
         observe(routed, parts)
         if running is champion and self.challenger.asks():
-            closed = ask.closed | ask.unavailable | self.champion.disabled
+            closed = ask.closed(catalog.names) | ask.unavailable | self.champion.disabled
             offered = Offered(row["id"], ask, wishes, routing, champion, closed, parts["total"])
             self.challenger.offer(offered)
         return routed, parts
 
-    def _wishes(self, ask: Ask) -> Wishes:
-        """What is asked for, and what the key and the service say where nothing is."""
+    def _wishes(self, ask: Ask, catalog: Catalog) -> Wishes:
+        """What is asked for, what its content needs, and what the key and the service say where
+        nothing is."""
         wishes = ask.wishes
         added: dict[str, Any] = {}
+        if required := catalog.required(ask.needs):
+            added["abilities"] = tuple(dict.fromkeys((*wishes.abilities, *required)))
         if wishes.switching_cost is None and self.settings.switching_cost:
             added["switching_cost"] = self.settings.switching_cost
         found: Exploration | None = wishes.exploration
@@ -206,7 +220,7 @@ class Router:
         self, running: Running, ask: Ask, wishes: Wishes, policy: PolicyState | None
     ) -> Routing:
         release = running.release
-        closed = ask.closed | self.champion.disabled
+        closed = ask.closed(release.candidates) | self.champion.disabled
         delays = self.tracker.delays(release.candidates, time.monotonic())
         route = partial(
             release.route,
@@ -226,14 +240,17 @@ class Router:
             return route(disabled=closed)
 
     def fall_back(self, ask: Ask, reason: str) -> Routed:
-        """The default candidate, for a request that has nothing to route by. Raises NotReady."""
+        """The first candidate that may be asked, for a request that has nothing to route by.
+
+        Raises NotReady, and DecisionError where none may.
+        """
         return self._fall_back(self.champion.running, ask, reason, time.perf_counter())
 
     def _fall_back(self, running: Running | None, ask: Ask, reason: str, start: float) -> Routed:
         catalog = running.release.manifest.catalog if running else self.champion.spare_catalog
         if catalog is None:
             raise NotReady
-        ranking = fallback_ranking(catalog, ask, self.champion.disabled)
+        ranking = fallback_ranking(catalog, ask, self.champion.disabled, reason)
         wtp = ask.wishes.willingness_to_pay
         if wtp is None and running is not None:
             wtp = running.release.manifest.defaults.willingness_to_pay
@@ -244,27 +261,25 @@ class Router:
         )
         self._keep(row)
         metrics.fallbacks.labels(reason.partition(":")[0]).inc()
-        return Routed(row["id"], ranking, wtp, 1.0, version, None, reason)
+        entries = {entry.name: entry for entry in catalog.llms}
+        tokens = ask.prompt_tokens
+        return Routed(row["id"], ranking, entries, tokens, wtp, 1.0, version, None, reason)
 
 
-def fallback_ranking(catalog: Catalog, ask: Ask, disabled: frozenset[str]) -> list[str]:
-    """The default candidate if it may be asked, then the others in the catalog's order.
-
-    Raises DecisionError where nobody may.
-    """
-    wished = ask.wishes.candidates or tuple(catalog.names)
-    for name in wished:
-        if name not in catalog.names:
-            raise UnknownCandidate(
-                f"no candidate {name!r}; {nearest(name, catalog.names)}", param="candidates"
-            )
-    shut = ask.closed | disabled
-    names = [name for name in catalog.names if name in wished and name not in shut]
-    if not names:
-        raise DecisionError("no candidate is left to choose from", param="candidates")
-    ready = [name for name in names if name not in ask.unavailable] or names
-    first = catalog.default_candidate
-    return sorted(ready, key=lambda name: name != first)
+def fallback_ranking(
+    catalog: Catalog, ask: Ask, disabled: frozenset[str], reason: str
+) -> list[str]:
+    """Who may be asked without a prediction, the default first. Raises DecisionError where nobody
+    may."""
+    need = Need(
+        wishes=ask.wishes,
+        abilities=tuple(dict.fromkeys((*ask.wishes.abilities, *catalog.required(ask.needs)))),
+        prompt_tokens=0.0 if ask.pinned else ask.prompt_tokens,
+        max_response_tokens=ask.max_response_tokens,
+        reason=reason,
+    )
+    names = eligible(catalog, need, ask.closed(catalog.names) | disabled)
+    return [name for name in names if name not in ask.unavailable] or names
 
 
 def routable(text: str) -> str:

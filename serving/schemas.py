@@ -22,7 +22,18 @@ Session = Annotated[
 ]
 
 
-class RouteRequest(Wishes):
+class NullsAbsent(BaseModel):
+    """A field that is null counts as one that is not there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_nulls_out(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return {name: value for name, value in given.items() if value is not None}
+        return given
+
+
+class RouteRequest(NullsAbsent, Wishes):
     """What to route, and how. Give ``willingness_to_pay`` or ``min_quality``, not both."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -60,7 +71,7 @@ class RouteResponse(BaseModel):
     explanation: dict[str, Any] | None = None
 
 
-class ChatOptions(Wishes):
+class ChatOptions(NullsAbsent, Wishes):
     """How a chat completion is routed: the request's field ``mixllm``."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -80,7 +91,7 @@ class ChatMessage(BaseModel):
     content: str | list[dict[str, Any]] | None = None
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(NullsAbsent):
     """What a stream tells besides the answer."""
 
     model_config = ConfigDict(extra="allow")
@@ -88,7 +99,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(NullsAbsent):
     """A chat completion in OpenAI's form; what is not named here goes to the LLM as it is."""
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -144,7 +155,7 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-class Observation(BaseModel):
+class Observation(NullsAbsent):
     """What a client saw that asked the chosen LLM itself."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -157,7 +168,7 @@ class Observation(BaseModel):
     failed: Annotated[bool, Field(description="No answer came.")] = False
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(NullsAbsent):
     """What somebody says of an answer: ``satisfied`` or ``quality``, one of them."""
 
     model_config = ConfigDict(extra="forbid", strict=True)

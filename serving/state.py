@@ -6,21 +6,18 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-import orjson
 from fastapi import HTTPException
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.database import STATEMENT_SECONDS
 from infra.settings import Settings
-from infra.text import dump_line
 from models.manifest import Manifest
 from models.waiting import WaitingTracker
 from monitoring.answers import read_answer
@@ -41,11 +38,11 @@ from serving.job import Job
 from serving.keys import KeyRing
 from serving.lookups import Lookups
 from serving.policy import PolicyFollower
+from serving.recent import MAX_ROWS, Recent
 from serving.routing import Router
 
 log = logging.getLogger("mixllm.answers")
 
-RECENT: Final = 10_000
 GAUGE_SECONDS: Final = 1.0
 
 
@@ -97,7 +94,7 @@ class ServiceState:
         """Remember rows that wait in files. What is none is looked at when it is inserted."""
         rows = []
         try:
-            for row in journal.newest(RECENT):
+            for row in journal.newest(MAX_ROWS):
                 if isinstance(identity := row.get(column), str):
                     self._recent.put(prefix + identity, row)
                     rows.append(row)
@@ -216,8 +213,9 @@ class ServiceState:
     def _finished(self, job: Job, status: str, error: str | None) -> None:
         """A chat completion ended."""
         seconds = time.monotonic() - job.started
-        known = job.llm is not None
-        prompt, response = job.tokens if known else (None, None)
+        billed = job.billed
+        prompt = billed.usage.prompt_tokens if billed else None
+        response = billed.usage.response_tokens if billed else None
         row = {
             "decision_id": job.decision_id,
             "finished_at": datetime.now(UTC).isoformat(),
@@ -229,7 +227,7 @@ class ServiceState:
             ],
             "prompt_tokens": prompt,
             "response_tokens": response,
-            "cost_usd": job.cost,
+            "cost_usd": billed.cost if billed else None,
             "first_token_seconds": job.first_token,
             "seconds": seconds,
             "streamed": job.stream,
@@ -242,7 +240,7 @@ class ServiceState:
         metrics.answers.labels(job.llm or chosen, status).inc()
         if job.llm is None:
             return
-        metrics.answer_cost.labels(job.llm).inc(job.cost or 0.0)
+        metrics.answer_cost.labels(job.llm).inc(billed.cost if billed else 0.0)
         metrics.answer_seconds.labels(job.llm).observe(seconds)
         if job.llm != chosen:
             metrics.replaced.labels(chosen, job.llm).inc()
@@ -299,30 +297,3 @@ class ServiceState:
                 metrics.breaker.labels(name).set({"closed": 0.0, "half-open": 0.5}.get(state, 1.0))
                 metrics.waiting_seconds.labels(name).set(seconds)
                 metrics.in_flight.labels(name).set(self.tracker.in_flight(name))
-
-
-class Recent:
-    """The newest rows by id; the oldest are dropped. Safe to use from several threads.
-
-    Kept as JSON: ten thousand rows of nested dictionaries are what the garbage collector would walk
-    through over and over.
-    """
-
-    def __init__(self) -> None:
-        self._rows: OrderedDict[str, bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def put(self, identity: str, row: dict[str, Any]) -> None:
-        line = dump_line(row)
-        with self._lock:
-            self._rows[identity] = line
-            if len(self._rows) > RECENT:
-                self._rows.popitem(last=False)
-
-    def get(self, identity: str) -> dict[str, Any] | None:
-        with self._lock:
-            line = self._rows.get(identity)
-        if line is None:
-            return None
-        row: dict[str, Any] = orjson.loads(line)
-        return row

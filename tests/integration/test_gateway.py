@@ -243,7 +243,7 @@ def test_options_come_in_the_field_or_in_headers(running: Running) -> None:
         ({"messages": None}, 422, "messages"),
         ({"messages": []}, 422, "messages"),
         ({"messages": [{"content": "x"}]}, 422, "messages.0.role"),
-        ({"model": "gpt-99"}, 404, None),
+        ({"model": "gpt-99"}, 404, "model"),
         ({"stream": "yes"}, 422, "stream"),
         ({"mixllm": {"lambda": 1}}, 422, "mixllm.lambda"),
         ({"mixllm": {"candidates": ["gpt-99"]}}, 422, "candidates"),

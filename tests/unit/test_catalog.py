@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from models.catalog import Catalog, parse_catalog, read_catalog
+from models.catalog import OPTIONAL_PRICES, Candidate, Catalog, parse_catalog, read_catalog
 from models.errors import CatalogError
 
 GOOD = {
@@ -140,3 +141,18 @@ def test_names_that_yaml_takes_for_something_else(tmp_path: Path) -> None:
     path.write_text(f"llms:\n- {{name: a, {rest}, input_price: 2}}\n")
     with pytest.raises(CatalogError, match=r"catalog\.yaml, line 2: the key 'input_price'"):
         read_catalog(path)
+
+
+def test_optional_prices_are_taken_over_and_written_only_where_given() -> None:
+    plain = Candidate(
+        name="a", input_price=1, output_price=2, tokens_per_second=50, time_to_first_token=0.5
+    )
+    assert not set(OPTIONAL_PRICES) & set(plain.model_dump())
+    priced = plain.model_copy(update={"cached_input_price": 0.1, "input_price": 7.0})
+    assert priced.model_dump()["cached_input_price"] == 0.1
+    assert Candidate.model_validate_json(priced.model_dump_json()) == priced
+    joined = plain.with_prices_of(priced)
+    assert (joined.input_price, joined.cached_input_price) == (1.0, 0.1)
+    assert plain.with_prices_of(None) is plain
+    with pytest.raises(ValidationError):
+        Candidate.model_validate({**plain.model_dump(), "cached_input_price": -1})
