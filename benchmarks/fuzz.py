@@ -135,8 +135,8 @@ def case_sender(
             return
         try:
             case.validate_response(response, checks=list(CHECKS))
-        except Exception as error:
-            tally.fail(label, kind, str(error))
+        except (Exception, BaseExceptionGroup) as error:  # schemathesis groups what it finds
+            tally.fail(label, kind, f"{error} {getattr(error, 'exceptions', '')}")
 
     return send
 

@@ -54,6 +54,7 @@ Errors have one form: `{"error": {"type", "message", "param", "code"}}`.
 """
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The body cannot be parsed."},
     401: {"model": ErrorResponse, "description": "The API key is missing or wrong."},
     403: {"model": ErrorResponse, "description": "The API key lacks the scope."},
     408: {"model": ErrorResponse, "description": "The body came too slowly."},
