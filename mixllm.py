@@ -1267,8 +1267,10 @@ def canary(
 ) -> None:
     """Let the challenger answer a share of the keys or of the traffic; an alert ends it by itself."""
     from infra.registry import CHALLENGER, Canary
+    from monitoring.gate import callable_now
 
-    opened = registry(settings_with_stack())
+    settings = settings_with_stack()
+    opened = registry(settings)
     if by not in ("keys", "traffic"):
         raise MixLLMError(f"--by {by}: keys or traffic")
     version = opened.alias(CHALLENGER)
@@ -1280,6 +1282,9 @@ def canary(
         raise NoRelease("there is no challenger; see: mixllm releases")
     if (why := opened.refused(version)) is not None:
         raise ReleaseError(f"release {version} is refused by its gate: {why}")
+    now = callable_now(opened, settings, version, opened.champion())
+    if not now.holds:
+        raise ReleaseError(f"release {version} cannot answer anybody: {now.reason}")
     opened.set_canary(Canary(version, share, by))
     console.print(f"release {version} answers {share:.1%} of the {by}; mixllm canary 0 ends it")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
@@ -26,6 +27,7 @@ log = logging.getLogger("mixllm.champion")
 # As the registry names it, whose module takes MLflow's seconds to import.
 CHAMPION: Final = "champion"
 CURRENT_FILE: Final = "current-release"
+DISABLED_FILE: Final = "disabled.json"
 RETRY_SECONDS: Final = 60.0
 
 
@@ -89,6 +91,7 @@ class Champion:
     def start(self) -> None:
         """Load the release of the last run from disk, if any, then follow the registry."""
         self._read_catalog()
+        self._read_disabled()
         try:
             self._load_from_disk()
         except Exception as error:  # whatever lies there, the registry has another copy
@@ -132,7 +135,7 @@ class Champion:
     def poll(self, registry: Registry) -> None:
         """Ask the registry once: who is disabled, who is champion, and what the followers follow."""
         try:
-            self.disabled = registry.disabled()
+            self._disable(registry.disabled())
             version = registry.alias(CHAMPION)
             if version is not None:
                 self._follow(registry, version)
@@ -231,13 +234,32 @@ class Champion:
 
     def _remember(self, version: str) -> None:
         """What a restart loads before it has asked the registry."""
-        marker = self._home / CURRENT_FILE
+        self._write(CURRENT_FILE, version)
+
+    def _write(self, name: str, text: str) -> None:
+        """A file that a restart reads, whole or not at all."""
+        written = self._home / f".{name}-{os.getpid()}"
         try:
-            written = marker.with_name(f".{CURRENT_FILE}-{os.getpid()}")
-            written.write_text(version)
-            os.replace(written, marker)
+            written.write_text(text)
+            os.replace(written, self._home / name)
         except OSError as error:
-            log.error("%s: %s; a restart would load the release before", marker, error.strerror)
+            log.error("%s: %s; a restart reads what was there", self._home / name, error.strerror)
+
+    def _disable(self, names: frozenset[str]) -> None:
+        """Nobody gets these from now on, nor after a restart that does not reach the registry."""
+        if names != self.disabled:
+            self.disabled = names
+            self._write(DISABLED_FILE, json.dumps(sorted(names)))
+
+    def _read_disabled(self) -> None:
+        """Who was disabled when this machine asked the registry last."""
+        try:
+            names = json.loads((self._home / DISABLED_FILE).read_text())
+            self.disabled = frozenset(str(name) for name in names)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError) as error:
+            log.error("%s: %s", self._home / DISABLED_FILE, short(error))
 
     def _note_swap(self, registry: Registry, old: str, new: str) -> None:
         """What a rollback goes back to; the old release may have been deleted."""

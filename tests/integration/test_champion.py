@@ -249,6 +249,15 @@ def test_a_registry_that_is_away_keeps_the_disabled_disabled(scene: Scene) -> No
     assert scene.poll() == "1"
     assert scene.champion.disabled == {"sim-mini"}
     assert "disabled" in scene.error
+    again = champion_of(
+        Settings(home=scene.champion.settings.home, mlflow_uri="http://127.0.0.1:9")
+    )
+    again.start()
+    try:
+        assert again.running is not None
+        assert again.disabled == {"sim-mini"}
+    finally:
+        again.stop()
 
 
 def test_a_registry_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
