@@ -124,7 +124,8 @@ def raised(
             continue
         last = last_raised.get(signal.key)
         cooling = timedelta(hours=rules[signal.alert].cooldown_hours)
-        if last is not None and at - last < cooling:
+        # Raised "in the future" it was before the clock went back: that silences nothing for long.
+        if last is not None and abs(at - last) < cooling:
             continue
         if signal.certain or signal.key in before:
             out[signal.key] = signal

@@ -175,7 +175,7 @@ def raise_alert(
     with engine.begin() as connection:
         last = last_raised(connection, release[0]).get(signal.key)
         cooling = timedelta(hours=rule.cooldown_hours)
-        if last is not None and datetime.now(UTC) - last < cooling:
+        if last is not None and abs(datetime.now(UTC) - last) < cooling:
             return None
         return open_alert(connection, signal, rule.mode, 0, 0, release)
 

@@ -142,11 +142,28 @@ def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    arrays = {name: row.get(name) for name in ("embedding", "form")}
-    return row | {
-        name: base64.b64decode(text, validate=True) if text is not None else None
-        for name, text in arrays.items()
-    }
+    """Raises ValueError for what would stop those who read decisions by the thousand."""
+    scores = row.get("scores")
+    if not isinstance(scores, dict) or not all(map(_is_score, scores.values())):
+        raise ValueError("scores: not every candidate's numbers")
+    return row | {name: unpacked(row.get(name), name) for name in ("embedding", "form")}
+
+
+def _is_score(terms: Any) -> bool:
+    return isinstance(terms, dict) and all(
+        value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+        for value in terms.values()
+    )
+
+
+def unpacked(text: str | None, name: str) -> bytes | None:
+    """The bytes of what ``packed`` made. Raises ValueError where it is not finite float32."""
+    if text is None:
+        return None
+    data = base64.b64decode(text, validate=True)
+    if len(data) % 4 or not data or not np.isfinite(np.frombuffer(data, dtype="<f4")).all():
+        raise ValueError(f"{name}: not float32 numbers")
+    return data
 
 
 def read_decision(engine: Engine, identity: UUID) -> dict[str, Any] | None:

@@ -71,6 +71,12 @@ def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for what is no vote: it would stop whoever learns from the others."""
+    quality, satisfied = row.get("quality"), row.get("satisfied")
+    if (quality is None) == (satisfied is None) or not isinstance(satisfied, bool | None):
+        raise ValueError("neither satisfied nor quality, or both")
+    if quality is not None and not 0 <= float(quality) <= 1:
+        raise ValueError(f"quality {quality} is not in [0, 1]")
     return typed(feedback, {**row, "revision": 1, "replaced_reward": None})
 
 

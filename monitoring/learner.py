@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, Double, Engine, Select, cast, func, select, text
+from sqlalchemy import Connection, Double, Engine, Select, case, cast, func, select, text
 
 from models.errors import StoreError
 from models.policy import PolicyState, Vote
@@ -193,6 +193,10 @@ def why_not(
     """Why a vote cannot teach this release, if so."""
     if row["embedding"] is None:
         return "no routed decision"
+    if len(row["embedding"]) != 4 * subject.untaught.directions.shape[1]:
+        return "an embedding of another width"
+    if row["quality"] is None and row["satisfied"] is None:
+        return "no judgement"
     if row["predicted"] is None:
         return "nothing was predicted of who answered"
     if row["release_digest"] == release:
@@ -217,8 +221,12 @@ def votes_after(
 
 def votes_query(cursor: int, limit: int, upto: int | None = None) -> Select[Any]:
     """The learner's one hot query."""
-    predicted = cast(
-        func.jsonb_extract_path_text(decisions.c.scores, feedback.c.llm, "quality"), Double
+    path = (decisions.c.scores, feedback.c.llm, "quality")
+    predicted = case(
+        (
+            func.jsonb_typeof(func.jsonb_extract_path(*path)) == "number",
+            cast(func.jsonb_extract_path_text(*path), Double),
+        )
     )
     statement = (
         select(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Engine, delete, func, select
+from sqlalchemy import ColumnElement, Engine, delete, func, select, text
 
 from infra.registry import ALIASES, Registry
 from infra.settings import Settings
@@ -15,9 +15,13 @@ from models.manifest import read_manifest
 from monitoring.alert_log import note
 from monitoring.answers import month_start
 from monitoring.drift_report import whole_page
+from monitoring.feedback import INSERT_LOCK
 from monitoring.tables import answers, decisions, drift_windows, feedback, policy_states, shadows
 
 BATCH: Final = 20_000
+YOUNG_SECONDS: Final = 86_400.0
+# Names the release that a service starts with before it has asked the registry.
+CURRENT_FILE: Final = "current-release"
 
 
 def prune(
@@ -30,7 +34,10 @@ def prune(
     reports and windows, shadows, policy states of releases that no alias names, and their local copies.
     """
     at = datetime.now(UTC)
-    old, older = (at - timedelta(days=d) for d in (settings.keep_days, settings.keep_vote_days))
+    # While votes on a decision are taken, and a day for those that wait in a journal, it stays.
+    judged = settings.feedback_days + 1
+    days = (max(settings.keep_days, judged), max(settings.keep_vote_days, judged))
+    old, older = (at - timedelta(days=d) for d in days)
     named = named_releases(registry)
     spared = reference_ids(engine, list(named.values()), settings.drift_reference)
     voted = select(feedback.c.decision_id)
@@ -86,6 +93,9 @@ def remove(engine: Engine, table: Any, where: ColumnElement[bool], dry: bool) ->
     while True:
         batch = select(key).where(where).limit(BATCH)
         with engine.begin() as connection:
+            if table is decisions:  # no vote on one of them may be on its way into the log
+                lock = text("SELECT pg_advisory_xact_lock(:lock)")
+                connection.execute(lock, {"lock": INSERT_LOCK})
             count = connection.execute(delete(table).where(key.in_(batch))).rowcount
         gone += count
         if count < BATCH:
@@ -124,8 +134,19 @@ def remove_reports(engine: Engine, registry: Registry, home: Path, old: datetime
 
 
 def remove_copies(home: Path, named: set[str], dry: bool) -> int:
-    """Releases fetched to this machine that no alias names; they are fetched again when needed."""
-    folders = [f for f in (home / "releases").glob("*") if f.is_dir() and f.name not in named]
+    """Releases fetched to this machine that no alias names; they are fetched again when needed.
+
+    The one that a service would start with stays, and so does what was fetched within the last day,
+    or is being fetched.
+    """
+    marker = home / CURRENT_FILE
+    spared = named | ({marker.read_text().strip()} if marker.is_file() else set())
+    young = datetime.now(UTC).timestamp() - YOUNG_SECONDS
+    folders = [
+        f
+        for f in (home / "releases").glob("*")
+        if f.is_dir() and f.name not in spared and f.stat().st_mtime < young
+    ]
     if not dry:
         for folder in folders:
             shutil.rmtree(folder)

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, text
 
 from infra.database import connect, database_address
 from infra.settings import Settings
+from models.errors import StoreError
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Two processes that start at once must not both migrate: any number will do, as long as it stays.
@@ -49,9 +50,19 @@ def open_store(settings: Settings, impatient: bool = False) -> Engine:
 
 
 def migrate(engine: Engine, revision: str = "head") -> None:
-    """Run what migrations are missing, one process at a time."""
+    """Run what migrations are missing, one process at a time.
+
+    Raises StoreError where the database is of a version that this one does not know.
+    """
     config = configuration()
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        found = MigrationContext.configure(connection).get_current_revision()
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        if found is not None and found not in known:
+            raise StoreError(
+                f"the database's schema is {found}, newer than {newest()}, the last that this version "
+                "knows: run the version of MixLLM that made it, or restore a backup"
+            )
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -119,7 +119,7 @@ class ExplorationBudget:
 
     def _turn_day(self) -> None:
         today = datetime.now(UTC).date()
-        if today != self._day:
+        if today > self._day:  # a clock that goes back gives nobody a second budget
             self._day, self._usd = today, 0.0
 
 

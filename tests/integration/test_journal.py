@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import orjson
 import pytest
 from sqlalchemy import Engine, event, insert, text
@@ -24,13 +25,16 @@ from monitoring.decisions import (
     fallback_row,
     insert_decisions,
     new_id,
+    packed,
     read_decision,
 )
+from monitoring.feedback import insert_feedback, read_feedback
 from monitoring.journal import Journal, read_segment
 from monitoring.journals import JOURNALS, JournalKind
 from monitoring.keys import create_key, list_keys
 from monitoring.rows import check_table, typed
 from monitoring.tables import decisions
+from votes import vote
 
 
 def row(number: int = 0) -> dict[str, Any]:
@@ -166,6 +170,10 @@ def test_rows_that_postgres_refuses_do_not_stop_the_others(
         {**row(), "propensity": True},
         {**row(), "seconds": float("nan")},
         {**row(), "embedding": "no base64!"},
+        {**row(), "embedding": packed(np.zeros(2))[:-4]},  # a number cut in two
+        {**row(), "form": packed(np.array([np.nan]))},
+        {**row(), "scores": []},
+        {**row(), "scores": {"a": {"quality": "good"}}},
         {**row(), "llm": os.urandom(20_000).hex()},  # more than an index takes
         {**row(), "colour": "a column of a later version"},
         {"id": str(new_id())},
@@ -183,6 +191,32 @@ def test_rows_that_postgres_refuses_do_not_stop_the_others(
     stored = read_decision(database.engine, UUID(good[0]["id"]))
     assert stored is not None
     assert (stored["llm"], stored["fallback"]) == ("a\ufffdb", "?")
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"satisfied": None},
+        {"quality": 0.5},
+        {"satisfied": None, "quality": 1.5},
+        {"satisfied": None, "quality": "good"},
+        {"satisfied": "yes"},
+        {"decision_id": "x"},
+        {"llm": None},
+        {"prompt_tokens": 2**40},
+    ],
+)
+def test_what_is_no_vote_stops_no_learner(
+    engine: Engine, tmp_path: Path, given: dict[str, Any]
+) -> None:
+    journal = Journal(tmp_path, lambda rows: insert_feedback(engine, rows), 60)
+    good = [vote(row()) for _ in range(2)]
+    journal.append(good[0], {**vote(row()), **given}, good[1])
+    assert journal.flush()
+    assert journal.dead_letters.count() == 1
+    for each in good:
+        assert len(read_feedback(engine, UUID(each["decision_id"]))) == 1
     journal.close()
 
 

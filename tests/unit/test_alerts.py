@@ -36,6 +36,13 @@ def test_it_cools_down():
     assert len(raised([signal(p=1e-9)], [], last, RULES, NOW)) == 1
 
 
+def test_a_clock_that_went_back_silences_nothing():
+    last = {("predictor-drift", "a"): NOW + timedelta(days=400)}
+    assert len(raised([signal(p=1e-9)], [], last, RULES, NOW)) == 1
+    last = {("predictor-drift", "a"): NOW + timedelta(hours=1)}
+    assert raised([signal(p=1e-9)], [], last, RULES, NOW) == []
+
+
 def test_two_signals_of_one_subject_are_one_alert():
     assert raised([signal(p=1e-9), signal(p=1e-8)], [], {}, RULES, NOW) == [signal(p=1e-9)]
 
