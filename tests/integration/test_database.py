@@ -15,7 +15,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 
 from infra import database
-from infra.database import connect
+from infra.database import connect, ping
+from infra.embedded_postgres import EmbeddedPostgres
 from infra.settings import Settings
 from monitoring.answers import insert_answers
 from monitoring.keys import read_access
@@ -182,3 +183,30 @@ def test_an_error_does_not_show_what_was_to_be_written(engine: Engine) -> None:
         connection.execute(text("SELECT CAST(:comment AS INTEGER)"), {"comment": "my secret"})
     assert "my secret" not in str(caught.value).partition("[SQL")[2]
     assert "parameters hidden" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a b,c'd\"e%20?#$(exit 1);ü", "x" * 120], ids=["odd", "long"])
+def test_a_server_starts_in_every_folder(tmp_path: Path, name: str) -> None:
+    server = EmbeddedPostgres(tmp_path / name)
+    server.join()
+    try:
+        ping(connect(server.url().render_as_string(hide_password=False)))
+    finally:
+        server.leave()
+    assert not server.is_running()
+
+
+def test_a_process_that_has_the_dead_servers_pid_is_left_alone(tmp_path: Path) -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    try:
+        (tmp_path / "postgres").mkdir()
+        lines = [str(bystander.pid), "/x", "1", "5432", "/x", "", "", "ready"]
+        for text in ("\n".join(lines), "", "garbage"):
+            (tmp_path / "postgres" / "postmaster.pid").write_text(text)
+            server = EmbeddedPostgres(tmp_path)
+            assert not server.is_running()
+            server._stop()
+            assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
