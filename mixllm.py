@@ -125,7 +125,8 @@ def up() -> None:
     read_rules(settings.alerts)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's wish
+        # nohup wants no end with the terminal; a shell's background jobs ignore Ctrl-C of themselves.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: stop.set())
     stack = Stack(settings, say)
     try:
