@@ -36,6 +36,7 @@ from infra.stack_record import survivors
 from models.errors import StoreError
 
 FOLDER: Final = "postgres"
+HERE: Final = "/proc/self/cwd"
 PID_FILE: Final = "postmaster.pid"
 ROLE: Final = "postgres"
 PORT: Final = 5432
@@ -106,7 +107,7 @@ class EmbeddedPostgres:
     def url(self) -> URL:
         """Where the server listens. Raises StoreError."""
         socket_folder = self._required().socket_folder
-        query = {"host": socket_folder}
+        query = {"host": str(self.folder) if socket_folder == HERE else socket_folder}
         return URL.create("postgresql", username=ROLE, database=ROLE, query=query)
 
     def _required(self) -> Postmaster:
@@ -146,7 +147,7 @@ class EmbeddedPostgres:
         """Start the server, on new data where there is none. Raises StoreError."""
         programs, version = installed()
         account = database_account()
-        let_through(self.home, programs, account)
+        let_through(programs, account)
         if not self.folder.is_dir() or not any(self.folder.iterdir()):
             self._initialise(programs, account)
         self._check_version(version)
@@ -154,12 +155,13 @@ class EmbeddedPostgres:
         # It names a process that is dead, or another that has its pid now: Postgres would wait for that.
         (self.folder / PID_FILE).unlink(missing_ok=True)
         sockets = self._socket_folder(account)
-        options = ["-D", str(self.folder), "-h", "", "-k", quoted(sockets), "-p", str(PORT)]
+        data = name_of(self.folder, account)
+        options = ["-D", data, "-h", "", "-k", quoted(sockets), "-p", str(PORT)]
         wait = ["start", "-w", "-t", str(START_SECONDS)]
         # A shell reads the options: joined for it.
         command = [programs / "pg_ctl", *wait, "-o", shlex.join(options)]
         with self._log.open("ab") as log:
-            self._call(command, account, stdout=log, stderr=subprocess.STDOUT)
+            self._call(command, self.folder, account, stdout=log, stderr=subprocess.STDOUT)
         self._required()
 
     def _initialise(self, programs: Path, account: pwd.struct_passwd | None) -> None:
@@ -171,7 +173,9 @@ class EmbeddedPostgres:
         # Nothing of the machine's locale, which may not be installed.
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         self._call(
-            [programs / "initdb", "--auth=trust", "--encoding=utf8", *locale, "-U", ROLE, "-D", part],
+            [programs / "initdb", "--auth=trust", "--encoding=utf8", *locale, "-U", ROLE, "-D",
+             name_of(part, account)],
+            part,
             account,
         )  # fmt: skip
         if self.folder.is_dir():
@@ -206,14 +210,21 @@ class EmbeddedPostgres:
     def _log(self) -> Path:
         return self.folder / "log"
 
-    def _call(self, command: list[Any], account: pwd.struct_passwd | None, **streams: Any) -> None:
-        """Run one of Postgres's programs as the account. Raises StoreError with what it said."""
+    def _call(
+        self,
+        command: list[Any],
+        folder: Path,
+        account: pwd.struct_passwd | None,
+        **streams: Any,
+    ) -> None:
+        """Run one of Postgres's programs in its data's folder as the account. Raises StoreError with
+        what it said."""
         with tempfile.TemporaryFile() as said:  # a pipe would stay open in the server it starts
             streams = streams or {"stdout": said, "stderr": subprocess.STDOUT}
             done = subprocess.run(
                 [str(part) for part in command],
-                env={**os.environ, "PGDATA": str(self.folder), "LC_ALL": "C"},
-                cwd=self.home.anchor,
+                env={**os.environ, "PGDATA": name_of(folder, account), "LC_ALL": "C"},
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 check=False,
@@ -230,7 +241,7 @@ class EmbeddedPostgres:
     def _socket_folder(self, account: pwd.struct_passwd | None) -> str:
         """The data's folder, or a short one of this user's where its path is too long or not plain."""
         if fits(self.folder):
-            return str(self.folder)
+            return name_of(self.folder, account)
         owner = os.getuid() if account is None else account.pw_uid
         name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         roots = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp")
@@ -295,14 +306,15 @@ def give(folder: Path, account: pwd.struct_passwd | None) -> None:
         os.chown(folder, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
-def let_through(home: Path, programs: Path, account: pwd.struct_passwd | None) -> None:
-    """Let the server's account alone pass through home, and anybody through what lies above it and
-    above the programs; nobody can list them by that."""
-    if account is None:
-        return
-    os.chown(home, -1, account.pw_gid)
-    home.chmod(0o710)
-    for path in (*home.parents, *programs.parents):
+def name_of(folder: Path, account: pwd.struct_passwd | None) -> str:
+    """How the server calls its folder, in which each of its processes works. An account of its own
+    may not pass through the home, which is its user's alone, so it names no path that leads there."""
+    return str(folder) if account is None else HERE
+
+
+def let_through(programs: Path, account: pwd.struct_passwd | None) -> None:
+    """Let the server's account pass through what lies above its programs; it cannot list that."""
+    for path in programs.parents if account is not None else ():
         mode = stat.S_IMODE(path.stat().st_mode)
         if not mode & stat.S_IXOTH:
             path.chmod(mode | stat.S_IXOTH)

@@ -30,19 +30,11 @@ def close_home(home: Path) -> None:
     status = home.stat()
     check_own(home, status)
     if status.st_uid == os.geteuid():
-        close_folder(home)  # first: from here on nobody passes through it
+        home.chmod(0o700)  # first: from here on nobody passes through it
     else:
         print(f"mixllm: {home} belongs to root, who alone can close it to others", file=sys.stderr)
     for path in inside(home):
         close(path)
-
-
-def close_folder(home: Path) -> None:
-    """0700. Where Postgres runs as an account of its own, because this process is root, that account
-    passes through to its folder, which it reaches by its path: 0711, which lets nobody list it."""
-    postgres = home / "postgres"
-    apart = postgres.is_dir() and postgres.lstat().st_uid != os.geteuid()
-    home.chmod(0o711 if apart else 0o700)
 
 
 def check_own(home: Path, status: os.stat_result) -> None:

@@ -210,3 +210,18 @@ def test_a_process_that_has_the_dead_servers_pid_is_left_alone(tmp_path: Path) -
     finally:
         bystander.kill()
         bystander.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="as another user, Postgres runs as that user")
+def test_postgres_needs_no_way_through_the_home(machine_home: Path, postgres: str) -> None:
+    """Its account works in a folder of a home that is closed to it, checkpoints included."""
+    before = machine_home.stat().st_mode
+    machine_home.chmod(0o700)
+    try:
+        engine = connect(postgres)
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("CHECKPOINT"))
+            assert connection.execute(text("SHOW data_directory")).scalar() == "/proc/self/cwd"
+        engine.dispose()
+    finally:
+        machine_home.chmod(before)

@@ -72,16 +72,6 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
         close_home(home)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="as another user, Postgres runs as that user")
-def test_postgres_account_may_pass_through(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    (home / "postgres").mkdir(parents=True)
-    os.chown(home / "postgres", 12345, 12346)
-    close_home(home)
-    assert mode(home) == 0o711
-    assert mode(home / "postgres") == 0o700
-
-
 def test_credentials_are_made_once_and_kept_private(tmp_path: Path) -> None:
     made = ensure_credentials(tmp_path / "home")
     assert ensure_credentials(tmp_path / "home") == made == read_credentials(tmp_path / "home")
