@@ -198,7 +198,10 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
         responses={404: {"model": ErrorResponse, "description": "No such decision."}},
     )
     async def observations(found: Observation, state: State, key_id: MayRoute) -> dict[str, str]:
-        rows = await state.lookups.run(SECONDS, observed, state, found, key_id)
+        if state.remembers(found.decision_id):
+            rows = observed(state, found, key_id)
+        else:
+            rows = await state.lookups.run(SECONDS, observed, state, found, key_id)
         kept = await run_in_threadpool(observe, state, found, *rows)
         return {"status": "kept" if kept else "known already"}
 
@@ -222,7 +225,10 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     async def give_feedback(
         found: FeedbackRequest, state: State, key_id: MayFeedBack
     ) -> dict[str, str]:
-        row = await state.lookups.run(SECONDS, feedback.feedback_row, state, found, key_id)
+        if state.remembers(found.decision_id):  # a vote on it waits for no look-up that hangs
+            row = feedback.feedback_row(state, found, key_id)
+        else:
+            row = await state.lookups.run(SECONDS, feedback.feedback_row, state, found, key_id)
         await run_in_threadpool(feedback.append, state, [row])
         return {"status": "kept"}
 

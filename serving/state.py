@@ -254,6 +254,10 @@ class ServiceState:
             return message
         return without_echo(message, job.body)
 
+    def remembers(self, identity: str) -> bool:
+        """Whether a decision is known without Postgres."""
+        return self._recent.get(identity.lower()) is not None
+
     def owned(
         self, identity: UUID, key_id: str | None
     ) -> tuple[dict[str, Any], dict[str, Any] | None]:
