@@ -287,7 +287,11 @@ def test_choices_can_be_drawn(service: Service) -> None:
 def test_a_decision_belongs_to_its_key(service: Service) -> None:
     keyless = service.decide()["decision_id"]
     secrets = {}
-    for name, scopes in (("a", ["route", "feedback"]), ("b", ["feedback"]), ("boss", ["admin"])):
+    for name, scopes in (
+        ("a", ["route", "feedback"]),
+        ("b", ["route", "feedback"]),
+        ("boss", ["admin"]),
+    ):
         _, secrets[name] = create_key(service.engine, name, scopes)
     headers = {name: {"x-api-key": secret} for name, secret in secrets.items()}
     body = {"query": QUERY}
