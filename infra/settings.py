@@ -142,6 +142,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=20 * 2**20, ge=1024, description="Largest request body that is read."
     )
+    client_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds after which a client that takes nothing of its stream is cut off.",
+    )
     workers: int = Field(
         default=1,
         ge=1,

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AnyUrl,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -58,13 +63,24 @@ RESERVED_HEADERS: Final = {
     "content-type",
     "transfer-encoding",
     "connection",
+    "keep-alive",
+    "upgrade",
+    "te",
+    "trailer",
+    "expect",
 }
+HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+# May hold what must not be shown.
+PRIVATE: Final = ("base_url", "headers")
+_urls: Final = TypeAdapter(AnyUrl)
 
 
 class Upstream(BaseModel):
     """Where a candidate answers: any OpenAI-compatible endpoint.
 
-    base_url: its address up to, and without, ``/chat/completions``. model: its name there, the
+    base_url: its address up to ``/chat/completions``, a query such as ``?api-version=…`` included;
+    no user name or password. model: its name there, the
     candidate's own unless given. key_variable: the environment variable that holds its key, sent in
     key_header (as a bearer token in ``authorization``). headers: sent along. concurrency: requests
     it answers at once; more wait in the gateway. requests_per_minute: more go elsewhere.
@@ -75,7 +91,7 @@ class Upstream(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]+[^\s]*$")]
+    base_url: Annotated[str, Field(max_length=2000)]
     model: Name | None = None
     key_variable: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     key_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "authorization"
@@ -88,10 +104,33 @@ class Upstream(BaseModel):
     retries: Annotated[int, Number, Field(ge=0, le=10)] = 1
     stream_usage: bool = True
 
+    @field_validator("base_url")
+    @classmethod
+    def _base_url_is_usable(cls, value: str) -> str:
+        try:
+            scheme, user = urlsplit(value).scheme.lower(), urlsplit(value).username
+            host = _urls.validate_python(value).host and urlsplit(value).hostname
+        except ValueError as error:
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise ValueError(f"no address: {first}") from None
+        if scheme not in ("http", "https"):
+            raise ValueError(f"begins with {scheme}:, not with http:// or https://")
+        if not host or re.search(r"[\s\\\x00-\x1f\x7f]", value):
+            raise ValueError("no address: it has no host, or holds a space")
+        if user is not None:
+            raise ValueError(
+                "holds a user name or password; put the secret into an environment variable "
+                "and name that in key_variable"
+            )
+        if "#" in value:
+            raise ValueError("holds a fragment (#…); leave it out")
+        return value
+
     @model_validator(mode="after")
     def _headers_are_free(self) -> Upstream:
         for name, value in self.headers.items():
-            if name.lower() in RESERVED_HEADERS or not name.isascii() or "\n" in name + value:
+            sound = HEADER_NAME.fullmatch(name) and HEADER_VALUE.fullmatch(value)
+            if name.lower() in RESERVED_HEADERS or not sound:
                 raise ValueError(f"header {name!r} cannot be set")
         return self
 
@@ -251,6 +290,8 @@ def describe(error: ValidationError, data: dict[str, Any]) -> str:
             lines.append(f"{who}: unknown key {key!r}; {nearest(key, known)}")
         elif item["type"] == "missing":
             lines.append(f"{who}: {key} is missing")
+        elif key in PRIVATE or "headers" in place:
+            lines.append(f"{who}: {key}: {said}")
         elif item["type"] == "string_type" and not isinstance(item["input"], dict | list):
             lines.append(f"{who}: {key}: {item['input']!r} is not text; put it in quotes")
         elif item["type"] == "value_error" and key and place[-1] != "upstream":

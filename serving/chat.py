@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import orjson
 from fastapi import HTTPException, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import ValidationError
-from starlette.types import Receive, Scope, Send
 
 from models.conversation import opening, read_conversation
 from models.decision import Wishes
@@ -21,7 +20,7 @@ from models.digest import digest_text
 from models.errors import DecisionError, nearest
 from serving import metrics, telemetry
 from serving.asking import Ask
-from serving.endpoint import UpstreamError
+from serving.event_stream import EventStream
 from serving.gateway import NobodyAnswered
 from serving.job import Job
 from serving.problems import Problem, problem
@@ -36,7 +35,9 @@ HEADER_OPTIONS: Final = ("session", "candidates", "abilities", "fallback")
 NUMBERS: Final = (
     "willingness-to-pay", "min-quality", "max-cost", "beta", "time-limit", "switching-cost",
 )  # fmt: skip
-STATUS_OF: Final = {"timeout": 504, "rate_limited": 429, "busy": 429}
+STATUS_OF: Final = {
+    "invalid": 400, "timeout": 504, "rate_limited": 429, "busy": 429, "exhausted": 503,
+}  # fmt: skip
 T = TypeVar("T")
 
 
@@ -100,19 +101,13 @@ async def complete(
                     return Response(status_code=499)
                 remember(state, job, options, body)
                 headers = told_headers(job, final=False)
-                return EventStream(stream, headers=headers)
+                return EventStream(stream, headers, state.settings.client_timeout)
             whole = await unless_gone(request, state.gateway.answer(job))
             if whole is None:
                 return Response(status_code=499)
             remember(state, job, options, body)
-        except UpstreamError as error:
-            return passed_on(error, told_headers(job, final=False))
         except NobodyAnswered as error:
-            status = STATUS_OF.get(error.last.kind, 502)
-            headers = told_headers(job, final=False)
-            if status == 429:
-                headers["retry-after"] = str(max(1, round(error.last.retry_after or 1)))
-            return problem(status, str(error), code=error.last.kind, headers=headers)
+            return failed(error, chat.model != ROUTED, told_headers(job, final=False))
     headers = told_headers(job, final=True)
     return Response(orjson.dumps(whole), media_type="application/json", headers=headers)
 
@@ -255,12 +250,30 @@ def told_headers(job: Job, final: bool) -> dict[str, str]:
     }
 
 
-def passed_on(error: UpstreamError, headers: dict[str, str]) -> Response:
-    """The LLM's own refusal of what the client sent, in its words."""
-    status = error.status or 400
-    if isinstance(error.body, dict) and isinstance(error.body.get("error"), dict):
-        return JSONResponse(error.body, status_code=status, headers=headers)
-    return problem(status, str(error), code=error.kind, headers=headers)
+def failed(error: NobodyAnswered, pinned: bool, headers: dict[str, str]) -> Response:
+    """What the client is told where nobody answered.
+
+    pinned: the client named the LLM, and gets its own status and words; else only where all say
+    that the request is at fault. Otherwise what was tried.
+    """
+    best = error.best
+    own = best.status if best.status is not None and 400 <= best.status < 600 else None
+    status = STATUS_OF.get(best.kind, 502)
+    if pinned or best.kind == "invalid":
+        status = own or status
+    if status in (429, 503):
+        headers["retry-after"] = str(max(1, round(best.retry_after or 1)))
+    words = best.words
+    if words.message is None or not (pinned or best.kind == "invalid"):
+        return problem(status, str(error), code=best.kind, headers=headers)
+    return problem(
+        status,
+        words.message,
+        param=words.param,
+        code=words.code or best.kind,
+        kind=words.type,
+        headers=headers,
+    )
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
@@ -284,17 +297,3 @@ async def disconnected(request: Request) -> None:
     """Ends when the client has gone; the body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events that surely end when the response does, as when the client leaves."""
-
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self.events.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Final
@@ -15,9 +16,12 @@ from limits.strategies import MovingWindowRateLimiter
 from models.catalog import Upstream
 from models.waiting import Request, WaitingTracker
 from serving import metrics, telemetry
-from serving.endpoint import DONE, Endpoint, Reply, UpstreamError, backoff, is_last
+from serving.endpoint import DONE, Endpoint, Reply, UpstreamError, backoff
 from serving.job import Body, Job
 from serving.refusals import Refused
+from serving.upstream_answers import closing, is_last
+
+log = logging.getLogger("mixllm.gateway")
 
 # The choice and so many others are asked before a request is given up.
 OTHERS: Final = 3
@@ -26,12 +30,18 @@ KEEP_ALIVE_SECONDS: Final = 30.0
 
 
 class NobodyAnswered(Exception):
-    """Every candidate that was asked failed. last: the last one's error."""
+    """Every candidate that was asked failed.
 
-    def __init__(self, attempts: list[dict[str, Any]], last: UpstreamError) -> None:
+    errors: one a candidate, in the order they were asked. best: the one that says most to the
+    client: the first, where all say that the request is at fault, else the last of the others.
+    """
+
+    def __init__(self, attempts: list[dict[str, Any]], errors: list[UpstreamError]) -> None:
         tried = "; ".join(str(attempt["error"]) for attempt in attempts)
         super().__init__(f"no LLM answered: {tried}")
-        self.last = last
+        self.errors = errors
+        others = [error for error in errors if error.kind != "invalid"]
+        self.best = others[-1] if others else errors[0]
 
 
 class Gateway:
@@ -63,7 +73,10 @@ class Gateway:
             return
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-            self._session = aiohttp.ClientSession(connector=connector, auto_decompress=True)
+            # No cookies: what one LLM sets must not reach another on its host.
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar()
+            )
         session = self._session
         self.endpoints = {
             name: self.endpoints[name]
@@ -87,14 +100,14 @@ class Gateway:
         return decision_id in self._under_way
 
     async def answer(self, job: Job) -> Body:
-        """The whole answer, with the field ``mixllm``. Raises UpstreamError, NobodyAnswered."""
+        """The whole answer, with the field ``mixllm``. Raises NobodyAnswered, Refused."""
         reply = await self._open(job)
         try:
             reply.close()
             assert job.llm is not None
             job.read(reply.whole)
         except BaseException as error:
-            self._end(job, "broken", repr(error))
+            self._end(job, "broken", f"internal error: {type(error).__name__}")
             raise
         self._end(job, "answered")
         return {**reply.whole, "mixllm": job.extension(final=True)}
@@ -102,15 +115,15 @@ class Gateway:
     async def start(self, job: Job) -> AsyncGenerator[bytes, None]:
         """Wait for the first token, and give the stream, which must be closed in the end.
 
-        Raises UpstreamError, NobodyAnswered.
+        Raises NobodyAnswered, Refused.
         """
         stream = self._stream(job, await self._open(job))
         await anext(stream)  # up to its first yield, so that closing it ends the job
         return stream
 
     async def _open(self, job: Job) -> Reply:
-        """The first candidate that answers. Raises UpstreamError, NobodyAnswered, Refused."""
-        last: UpstreamError | None = None
+        """The first candidate that answers. Raises NobodyAnswered, Refused."""
+        errors: list[UpstreamError] = []
         unpaid: Refused | None = None
         self._under_way.add(job.decision_id)
         try:
@@ -124,26 +137,21 @@ class Gateway:
                 try:
                     return await self._ask(job, llm)
                 except UpstreamError as error:
-                    if error.kind == "invalid":
-                        raise
-                    last = error
+                    errors.append(error)
                     metrics.upstream_failures.labels(llm, error.kind).inc()
-        except UpstreamError as error:
-            self._end(job, "failed", str(error))
-            raise
         except asyncio.CancelledError:
             self._end(job, "cancelled")
             raise
         except BaseException as error:
-            self._end(job, "failed", repr(error))
+            self._end(job, "failed", f"internal error: {type(error).__name__}")
             raise
-        if last is None:
+        if not errors:
             assert unpaid is not None
             self._end(job, "failed", str(unpaid))
             raise unpaid
-        failure = NobodyAnswered(job.attempts, last)
+        failure = NobodyAnswered(job.attempts, errors)
         self._end(job, "failed", str(failure))
-        raise failure
+        raise failure from None
 
     async def _ask(self, job: Job, llm: str) -> Reply:
         """One candidate, with its retries. Raises UpstreamError."""
@@ -189,32 +197,43 @@ class Gateway:
         except UpstreamError as problem:
             status, error = "broken", str(problem)
             metrics.upstream_failures.labels(job.llm, problem.kind).inc()
-            told = {"type": "upstream_error", "message": error, "param": None, "code": problem.kind}
-            yield event({"error": told, "mixllm": job.extension(final=True)})
+            yield self._error_event(job, error, problem.kind)
+        except Exception as unexpected:
+            status, error = "broken", f"internal error: {type(unexpected).__name__}"
+            log.exception("the stream of decision %s failed", job.decision_id)
+            yield self._error_event(job, error, "internal_error")
         finally:
             reply.close()
             self._end(job, status, error)
+
+    def _error_event(self, job: Job, message: str, code: str) -> bytes:
+        body = {"type": "upstream_error", "message": message, "param": None, "code": code}
+        return event({"error": body, "mixllm": job.extension(final=True)})
 
     async def _parts(self, job: Job, reply: Reply) -> AsyncGenerator[bytes, None]:
         """The upstream's events. The first has the field ``mixllm``, and the one that finishes a
         choice, held until the usage after it is known, has it with the cost."""
         held: Body | None = None
-        first = True
-        async for found in reply.events():
-            if found.ends:
-                break
-            job.read(found.parsed)
-            if is_last(found.parsed) or not found.parsed["choices"]:
-                if held is not None and (found.parsed["choices"] or job.wants_usage):
+        last: Body = {}
+        async for chunk in reply.chunks():
+            job.read(chunk)
+            if chunk["choices"] and not is_last(chunk):
+                told = {} if last else {"mixllm": job.extension(final=False)}
+                yield event({**chunk, **told})
+                last = chunk
+            elif chunk["choices"] or job.wants_usage:
+                if held is not None:
                     yield event({**held, "mixllm": job.extension(final=True)})
-                    held = None
-                if found.parsed["choices"] or job.wants_usage:
-                    held = found.parsed
-            elif first:
-                yield event({**found.parsed, "mixllm": job.extension(final=False)})
+                held = last = chunk
+        if reply.unfinished:
+            end = closing(last, reply.unfinished)
+            if held is not None and held["choices"]:
+                yield event({**held, "mixllm": job.extension(final=True)})
+                held = None
+            if held is not None:
+                yield event({**end, "mixllm": job.extension(final=True)})
             else:
-                yield b"data: " + found.data + b"\n\n"
-            first = False
+                held = end
         if held is not None:
             yield event({**held, "mixllm": job.extension(final=True)})
         yield b"data: " + DONE + b"\n\n"

@@ -48,9 +48,10 @@ def problem(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
     code: str | None = None,
+    kind: str | None = None,
 ) -> JSONResponse:
-    """An error response in the one form."""
-    kind = code if code == QUOTA else NAMES.get(status, "error")
+    """An error response in the one form. kind: its type, of the code or status unless given."""
+    kind = kind or (code if code == QUOTA else NAMES.get(status, "error"))
     body = ErrorResponse(error=ErrorBody(type=kind, message=message, param=param, code=code))
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
