@@ -31,6 +31,13 @@ from serving.breaker import FAILURES, OPEN_SECONDS
 
 QUESTION = "Compute 17 + 4. Give only the number."
 TOOL = {"type": "function", "function": {"name": "lookup", "parameters": {"type": "object"}}}
+UPSTREAM_KEY = "sk-fleet-Zq7wLm2Kd0Pt5xY9aB3"
+CONTEXT = {
+    "message": "This model's maximum context length is 4096",
+    "type": "BadRequestError",
+    "param": "messages",
+    "code": "context_length_exceeded",
+}
 PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
@@ -112,7 +119,8 @@ def running(
     fleet = Collector(spans, simulated.catalog, RecordedAnswers(simulated), 8, 20.0)
     thread = FleetThread(fleet).__enter__()
     limits = {"first_token_timeout": 1.5, "total_timeout": 3.0, "concurrency": 8}
-    catalog = with_upstreams(simulated.catalog, thread.address, **limits)
+    key = {"key_variable": "KEY_OF_FLEET"}
+    catalog = with_upstreams(simulated.catalog, thread.address, **limits, **key)
     (home / "catalog.yaml").write_text(catalog.dump_yaml())
     process, port = start(
         home,
@@ -122,6 +130,8 @@ def running(
         MIXLLM_MAX_BODY_BYTES="100000",
         OTEL_EXPORTER_OTLP_ENDPOINT=thread.address,
         OTEL_BSP_SCHEDULE_DELAY="200",
+        KEY_OF_FLEET=UPSTREAM_KEY,
+        HTTP_PROXY="http://127.0.0.1:1",
     )
     base = f"http://127.0.0.1:{port}"
     names = simulated.catalog.names
@@ -349,6 +359,55 @@ def test_where_nobody_answers_the_error_says_what_was_tried(
     assert caught.value.status_code == status
     assert caught.value.message.count("sim-") >= 2
     running.settle()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_llms_refusal_is_not_the_clients(stream: bool, running: Running) -> None:
+    chosen = running.chosen()
+    running.fleet.scripted = {chosen: (400, {"error": CONTEXT})}
+    try:
+        for _ in range(FAILURES + 1):
+            response = running.chat(stream=stream)
+            assert response.status_code == 200
+            assert response.headers["x-mixllm-fallback"] == f"{chosen} failed"
+        pinned = running.chat(model=chosen, stream=stream)
+        assert (pinned.status_code, pinned.json()["error"]) == (400, CONTEXT)
+        running.fleet.scripted = dict.fromkeys(running.names, (400, {"object": "error", **CONTEXT}))
+        nobody = running.chat(stream=stream)
+        assert (nobody.status_code, nobody.json()["error"]) == (400, CONTEXT)
+    finally:
+        running.fleet.scripted = {}
+    assert running.chat().json()["mixllm"]["llm"] == chosen, "its breaker did not open"
+
+
+def test_a_pinned_llms_own_error_is_passed_on_without_its_key(running: Running) -> None:
+    running.settle()
+    for status, given in [
+        (401, {"error": {"message": f"Incorrect API key provided: {UPSTREAM_KEY}", "code": "k"}}),
+        (403, {"detail": f"Bearer {UPSTREAM_KEY} may not"}),
+        (500, {"message": f"sk-...{UPSTREAM_KEY[-4:]} broke it"}),
+        (200, {"error": {"message": f"{UPSTREAM_KEY[4:]} is used up", "code": 500}}),
+    ]:
+        running.fleet.scripted = {"sim-nano": (status, given)}
+        try:
+            refused = running.chat(model="sim-nano")
+        finally:
+            running.fleet.scripted = {}
+        assert refused.status_code == (502 if status == 200 else status)
+        assert "[redacted]" in refused.json()["error"]["message"]
+        assert UPSTREAM_KEY[-4:] not in refused.text
+        identity = refused.headers["x-mixllm-decision-id"]
+        stored = running.http.get(f"/v1/decisions/{identity}")
+        assert "[redacted]" in stored.text
+        assert UPSTREAM_KEY[-4:] not in stored.text
+        engine = connect(running.database)
+        row = wait_for(lambda id=identity, engine=engine: read_answer(engine, UUID(id)), 10)
+        engine.dispose()
+        assert UPSTREAM_KEY[-4:] not in str(row)
+        wait_for(lambda id=identity: any(id.encode() in raw for raw in running.spans), 10)
+    running.settle()
+    assert UPSTREAM_KEY[-4:] not in running.log.read_text()
+    assert not any(UPSTREAM_KEY[-4:].encode() in raw for raw in running.spans)
 
 
 def test_the_llms_own_refusal_is_passed_on_and_nobody_else_is_asked(running: Running) -> None:

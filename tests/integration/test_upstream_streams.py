@@ -5,17 +5,23 @@ from typing import Any
 
 import orjson
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models.catalog import Upstream
+from models.waiting import WaitingTracker
+from serving.event_stream import EventStream
+from serving.job import Job
 from upstreams import (
     LIMITS,
+    Gateway,
     Outcome,
     ask,
     ask_raw,
     ask_two,
     completion,
+    entry_of,
     raw_server,
     response,
     says,
@@ -292,6 +298,53 @@ def test_a_finished_answer_waits_no_longer_for_its_usage(monkeypatch: pytest.Mon
                 return await ask({"first": spec}, True)
 
     assert asyncio.run(run()).text == "héllo"
+
+
+@pytest.mark.parametrize("reads", [0, 100_000])
+def test_a_client_that_stops_reading_is_cut_off(reads: int) -> None:
+    """reads: bytes that it takes first."""
+    ended: list[str] = []
+
+    async def endless(writer: asyncio.StreamWriter) -> None:
+        writer.write(streamed(b""))
+        while True:
+            writer.write(data(chunk("x" * 10_000)))
+            await writer.drain()
+
+    async def run() -> None:
+        async with raw_server(endless) as upstream:
+            spec = Upstream(base_url=f"{upstream.address}/v1", concurrency=1)
+            gateway = Gateway(WaitingTracker(), lambda job, status, error: ended.append(status))
+            gateway.follow({"first": spec})
+            entries = {"first": entry_of("first", spec)}
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                job = Job("id", ["first"], {"messages": []}, True, entries, {}, 1.0, {})
+                await EventStream(await gateway.start(job), {}, 0.3)(scope, receive, send)
+
+            config = uvicorn.Config(app, port=0, log_config=None, lifespan="off", loop="asyncio")
+            server = uvicorn.Server(config)
+            serving = asyncio.create_task(server.serve())
+            while not server.started:
+                await asyncio.sleep(0.01)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+            writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            taken = 0
+            while taken < reads:
+                taken += len(await reader.read(1000))
+            while not upstream.closed:
+                await asyncio.sleep(0.01)
+            assert gateway.tracker.in_flight("first") == 0
+            endpoint = gateway.endpoints["first"]
+            assert (endpoint.breaker.failures, endpoint.available) == (0, True)
+            writer.transport.abort()
+            server.should_exit = True
+            await serving
+            await gateway.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    assert ended == ["cancelled"]
 
 
 pieces_of = st.lists(st.integers(1, 40), min_size=1, max_size=30)

@@ -4,16 +4,22 @@ from typing import Any
 
 from aiohttp import web
 
-from infra.fleet import Fleet
+from infra.fleet import Fleet, json_response
 
 
 class RecordingFleet(Fleet):
-    """Keeps the bodies and headers of the requests."""
+    """Keeps the bodies and headers of the requests. scripted: LLM → the status and JSON that it
+    answers whatever it is asked."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seen: list[tuple[dict[str, Any], dict[str, str]]] = []
+        self.scripted: dict[str, tuple[int, Any]] = {}
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append((await request.json(), dict(request.headers)))
+        body = await request.json()
+        self.seen.append((body, dict(request.headers)))
+        if body["model"] in self.scripted:
+            status, answer = self.scripted[body["model"]]
+            return json_response(answer, status)
         return await super()._complete(request)

@@ -153,6 +153,11 @@ def read_sent(raw: bytes) -> list[Any]:
     return events
 
 
+def entry_of(name: str, upstream: Upstream) -> Candidate:
+    times = {"tokens_per_second": 50.0, "time_to_first_token": 0.5}
+    return Candidate(name=name, input_price=1.0, output_price=10.0, upstream=upstream, **times)
+
+
 async def ask(
     upstreams: dict[str, Upstream], stream: bool = False, times: int = 1, **body: Any
 ) -> Outcome:
@@ -164,13 +169,7 @@ async def ask(
 
     gateway = Gateway(WaitingTracker(), finished)
     gateway.follow(upstreams)
-    entries = {
-        name: Candidate(
-            name=name, input_price=1.0, output_price=10.0, tokens_per_second=50.0,
-            time_to_first_token=0.5, upstream=upstream,
-        )
-        for name, upstream in upstreams.items()
-    }  # fmt: skip
+    entries = {name: entry_of(name, upstream) for name, upstream in upstreams.items()}
     try:
         for _ in range(times):
             job = Job("id", list(upstreams), {"messages": [], **body}, stream, entries, {}, 1.0, {})
