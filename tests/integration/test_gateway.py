@@ -382,13 +382,13 @@ def test_one_llms_refusal_is_not_the_clients(stream: bool, running: Running) -> 
 
 def test_a_pinned_llms_own_error_is_passed_on_without_its_key(running: Running) -> None:
     running.settle()
-    for status, given in [
+    for status, body in [
         (401, {"error": {"message": f"Incorrect API key provided: {UPSTREAM_KEY}", "code": "k"}}),
         (403, {"detail": f"Bearer {UPSTREAM_KEY} may not"}),
         (500, {"message": f"sk-...{UPSTREAM_KEY[-4:]} broke it"}),
         (200, {"error": {"message": f"{UPSTREAM_KEY[4:]} is used up", "code": 500}}),
     ]:
-        running.fleet.scripted = {"sim-nano": (status, given)}
+        running.fleet.scripted = {"sim-nano": (status, body)}
         try:
             refused = running.chat(model="sim-nano")
         finally:
