@@ -8,12 +8,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from opentelemetry import context, propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from pythonjsonlogger.json import JsonFormatter
+
+from serving.proxies import is_loopback
 
 VARIABLES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -26,9 +29,15 @@ def start_tracing(exporter: SpanExporter | None = None) -> None:
     if exporter is None:
         if not any(os.environ.get(name) for name in VARIABLES):
             return
+        import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        exporter = OTLPSpanExporter()
+        address = next(filter(None, (os.environ.get(name) for name in reversed(VARIABLES))))
+        direct = requests.Session()
+        direct.trust_env = False
+        # A collector on loopback is not behind the proxy that upstreams need.
+        near = is_loopback(urlsplit(address).hostname or "")
+        exporter = OTLPSpanExporter(session=direct if near else None)
     _provider = TracerProvider(resource=Resource.create({"service.name": "mixllm"}))
     _provider.add_span_processor(BatchSpanProcessor(exporter))
 
