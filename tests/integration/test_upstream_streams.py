@@ -114,7 +114,9 @@ def test_usage_is_that_of_the_last_event_and_comes_where_it_was_asked_for() -> N
     outcome = ask_raw(streamed(data(*growing, last, DONE)), stream=True)
     assert outcome.text == "ab"
     assert outcome.job is not None
-    assert outcome.job.tokens == (10, 2)
+    assert outcome.job.billed is not None
+    usage = outcome.job.billed.usage
+    assert (usage.prompt_tokens, usage.response_tokens, usage.reported) == (10, 2, True)
 
     async def wanted() -> Outcome:
         body = streamed(data(*HELLO, orjson.dumps({"choices": None, "usage": USAGE}), DONE))
