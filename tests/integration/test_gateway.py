@@ -716,8 +716,11 @@ def test_a_report_on_ones_own_running_stream_hides_no_cost(running: Running) -> 
 
 
 def test_without_a_release_the_catalogs_default_answers(running: Running, tmp_path: Path) -> None:
-    catalog = str(running.home / "catalog.yaml")
-    process, port = start(tmp_path, running.database, tmp_path / "log", MIXLLM_CATALOG=catalog)
+    environment = {
+        "MIXLLM_CATALOG": str(running.home / "catalog.yaml"),
+        "KEY_OF_FLEET": UPSTREAM_KEY,
+    }
+    process, port = start(tmp_path, running.database, tmp_path / "log", **environment)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
             wait_for(lambda: client.get("/livez").is_success)
@@ -732,7 +735,7 @@ def test_without_a_release_the_catalogs_default_answers(running: Running, tmp_pa
 def test_an_upstream_without_its_key_is_passed_over(running: Running, tmp_path: Path) -> None:
     catalog = (running.home / "catalog.yaml").read_text()
     path = tmp_path / "catalog.yaml"
-    path.write_text(catalog.replace("    key_header:", "    key_variable: NO_KEY\n    key_header:"))
+    path.write_text(catalog.replace("KEY_OF_FLEET", "NO_KEY"))
     process, port = start(
         running.home, running.database, tmp_path / "log", MIXLLM_CATALOG=str(path)
     )

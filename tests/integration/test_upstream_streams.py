@@ -109,8 +109,11 @@ def test_the_content_type_says_nothing(kind: str) -> None:
 
 
 def test_usage_is_that_of_the_last_event_and_comes_where_it_was_asked_for() -> None:
-    growing = [chunk(t, usage={**USAGE, "completion_tokens": i}) for i, t in enumerate("ab")]
-    last = chunk(finish="stop", usage={**USAGE, "completion_tokens": 2})
+    def so_far(tokens: int) -> dict[str, int]:
+        return {"prompt_tokens": 10, "completion_tokens": tokens, "total_tokens": 10 + tokens}
+
+    growing = [chunk(t, usage=so_far(i)) for i, t in enumerate("ab")]
+    last = chunk(finish="stop", usage=so_far(2))
     outcome = ask_raw(streamed(data(*growing, last, DONE)), stream=True)
     assert outcome.text == "ab"
     assert outcome.job is not None
