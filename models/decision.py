@@ -100,12 +100,21 @@ class Wishes(BaseModel):
         float | None, Field(gt=0, allow_inf_nan=False, description="USD for this answer, at most.")
     ] = None
     candidates: Annotated[
-        tuple[str, ...] | None,
-        Field(strict=False, min_length=1, max_length=1000, description="Choose among these only."),
+        Annotated[
+            tuple[str, ...],
+            Field(fail_fast=True, strict=False, min_length=1, max_length=1000),
+        ]
+        | None,
+        Field(description="Choose among these only."),
     ] = None
     abilities: Annotated[
         tuple[str, ...],
-        Field(strict=False, max_length=100, description="What the LLM must be able to do."),
+        Field(
+            fail_fast=True,
+            strict=False,
+            max_length=100,
+            description="What the LLM must be able to do.",
+        ),
     ] = ()
     beta: Annotated[
         Finite | None,

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Probabilities below this are none: a draw could not be told from rounding.
 NEGLIGIBLE: Final = 1e-9
+# Of a record that takes no unknown ones: each of those is an error of hundreds of bytes.
+MAX_FIELDS: Final = 100
 
 
 class Exploration(BaseModel):
@@ -29,6 +31,8 @@ class Exploration(BaseModel):
     def _leave_nulls_out(cls, given: Any) -> Any:
         """A field that is null counts as one that is not there."""
         if isinstance(given, dict):
+            if len(given) > MAX_FIELDS:
+                raise ValueError(f"over {MAX_FIELDS} fields")
             return {name: value for name, value in given.items() if value is not None}
         return given
 

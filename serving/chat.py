@@ -27,6 +27,7 @@ from serving.problems import Problem, problem
 from serving.routing import Routed, routable
 from serving.schemas import ChatOptions, ChatRequest
 from serving.state import ServiceState
+from serving.upstream_answers import too_deep
 
 ROUTED: Final = "mixllm"
 SHOWN_CHARACTERS: Final = 100
@@ -42,11 +43,15 @@ T = TypeVar("T")
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """The body as it was sent, to be sent on. Raises HTTPException for what is not strict JSON."""
+    """The body as it was sent, to be sent on. Raises HTTPException for what is not strict JSON, or
+    could not be written again."""
+    raw = await request.body()
     try:
-        body: dict[str, Any] = orjson.loads(await request.body())
+        body: dict[str, Any] = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise HTTPException(422, f"the body is not JSON: {error}") from error
+    if too_deep(raw, body):
+        raise HTTPException(422, "the body is nested too deeply")
     return body
 
 

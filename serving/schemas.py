@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.decision import Wishes
+from models.exploration import MAX_FIELDS
 from models.release import MAX_QUERY_CHARACTERS
 
 MAX_MESSAGES: Final = 2000
@@ -23,12 +24,18 @@ Session = Annotated[
 
 
 class NullsAbsent(BaseModel):
-    """A field that is null counts as one that is not there."""
+    """A field that is null counts as one that is not there.
+
+    To pydantic every wrong item and unknown field is an error of its own, of hundreds of bytes. So
+    lists here fail at their first wrong item, and records with a mass of fields at once.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _leave_nulls_out(cls, given: Any) -> Any:
         if isinstance(given, dict):
+            if len(given) > MAX_FIELDS and cls.model_config.get("extra") == "forbid":
+                raise ValueError(f"over {MAX_FIELDS} fields")
             return {name: value for name, value in given.items() if value is not None}
         return given
 
@@ -88,7 +95,7 @@ class ChatMessage(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     role: Annotated[str, Field(min_length=1, max_length=100)]
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
 
 
 class StreamOptions(NullsAbsent):
@@ -116,6 +123,7 @@ class ChatRequest(NullsAbsent):
     messages: Annotated[
         list[ChatMessage],
         Field(
+            fail_fast=True,
             min_length=1,
             max_length=MAX_MESSAGES,
             examples=[[{"role": "user", "content": "What is 12 * 7?"}]],
@@ -123,7 +131,7 @@ class ChatRequest(NullsAbsent):
     ]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[dict[str, Any]] | None, Field(max_length=1000)] = None
+    tools: Annotated[list[dict[str, Any]], Field(fail_fast=True, max_length=1000)] | None = None
     mixllm: ChatOptions | None = None
 
 
@@ -198,12 +206,14 @@ class FeedbackRequest(NullsAbsent):
         return self
 
 
-class FeedbackBatchRequest(BaseModel):
+class FeedbackBatchRequest(NullsAbsent):
     """Many votes at once; each is kept or refused by itself."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    feedback: Annotated[list[FeedbackRequest], Field(min_length=1, max_length=MAX_BATCH)]
+    feedback: Annotated[
+        list[FeedbackRequest], Field(fail_fast=True, min_length=1, max_length=MAX_BATCH)
+    ]
 
 
 class GraderResult(BaseModel):
@@ -235,7 +245,7 @@ class EvaluationItem(BaseModel):
 
     datasource_item: EvaluatedData
     status: str | None = None
-    results: list[GraderResult] = []
+    results: Annotated[list[GraderResult], Field(fail_fast=True)] = []
     eval_id: str | None = None
 
     @property
