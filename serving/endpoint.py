@@ -539,7 +539,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # a year of fourteen digits
             return None
         at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
         seconds = max(0.0, (at - datetime.now(UTC)).total_seconds())

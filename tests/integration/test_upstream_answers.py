@@ -341,3 +341,23 @@ def test_out_of_file_descriptors_is_not_the_llms_fault(monkeypatch: Any) -> None
     assert "out of resources" in str(starved.error)
     assert starved.failures == {"first": 0}
     assert recovered.text == "fine"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "when",
+    [
+        "Mon, 01 Jan 99999999999999 00:00:00 GMT",
+        "Mon, 01 Jan 2020 00:00:00 +99999999999999999999",
+        "Mon, 01 Jan 0001 00:00:00 +0100",
+        "nan",
+        "-1",
+        "9" * 400,
+        "",
+    ],
+)
+def test_a_retry_after_that_is_no_time_is_none(when: str, stream: bool) -> None:
+    outcome = ask_two(
+        response({"error": "slow down"}, 429, more=f"retry-after: {when}\r\n"), stream
+    )
+    assert outcome.text == "second"
