@@ -20,9 +20,10 @@ def without_echo(message: str | None, body: Mapping[str, Any]) -> str | None:
     """An error message without what it repeats of the request's words."""
     if not message:
         return message
-    texts = [squeezed for text in words(body) if (squeezed := squeeze(text)[0])]
-    if sum(map(len, texts)) > MOST_CHARACTERS:  # to look all through would hold others up
+    given = list(words(body))
+    if sum(map(len, given)) > MOST_CHARACTERS:  # to look all through would hold others up
         return message.partition(":")[0]
+    texts = [squeezed for text in given if (squeezed := squeeze(text)[0])]
     said, places = squeeze(message)
     hidden = bytearray(len(message))
     whole = "\n".join(texts)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from serving import echo
 from serving.echo import without_echo
 
 SECRET = 'My name is Ann O\'Neil,\n"born" 1980 in Köln'
@@ -40,3 +41,18 @@ def test_the_prompt_is_masked_and_the_rest_stays(message: str | None, kept: str 
 def test_of_a_huge_prompt_no_words_are_kept() -> None:
     body = {"messages": [{"role": "user", "content": "a secret " * 50_000}]}
     assert without_echo("llm answered 400: a secret", body) == "llm answered 400"
+
+
+def test_a_huge_prompt_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    whole = echo.squeeze
+
+    def counted(text: str) -> object:
+        nonlocal read
+        read += len(text)
+        return whole(text)
+
+    monkeypatch.setattr(echo, "squeeze", counted)
+    body = {"messages": [{"role": "user", "content": "a" * 1_000_000}]}
+    assert without_echo("llm answered 400: aaaa", body) == "llm answered 400"
+    assert read == 0
