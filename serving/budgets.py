@@ -25,6 +25,8 @@ MARGIN: Final = 2.0
 UNKNOWN_TOKENS: Final = 1024
 # UTF-8 bytes of text per token, at the least that tokenizers of today make of ordinary text.
 BYTES_PER_TOKEN: Final = 3
+# Fields of a request that its LLM reads beside the messages.
+READ: Final = ("tools", "functions", "response_format", "prediction")
 # Held for a part of a message that is not text.
 PART_TOKENS: Final = 1500
 
@@ -155,13 +157,14 @@ def whole_number(value: Any) -> int | None:
 
 
 def prompt_bound(body: Mapping[str, Any]) -> float:
-    """Tokens of a chat's messages and tools, rather too many than too few."""
-    size = len(str(body["tools"]).encode(errors="replace")) if body.get("tools") else 0
+    """Tokens of all that a chat's LLM reads, rather too many than too few."""
+    size = sum(len(str(body[name]).encode(errors="replace")) for name in READ if body.get(name))
     parts = 0
     for message in body.get("messages") or ():
         content = message.get("content")
         size += len(text_of(content).encode(errors="replace"))
-        size += len(str(message.get("tool_calls") or ""))
+        others = {k: v for k, v in message.items() if k not in ("role", "content") and v}
+        size += len(str(others).encode(errors="replace")) if others else 0
         if isinstance(content, list):
             parts += sum(isinstance(p, dict) and p.get("type") != "text" for p in content)
     return size / BYTES_PER_TOKEN + PART_TOKENS * parts

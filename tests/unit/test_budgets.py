@@ -165,3 +165,17 @@ def test_the_dearest_cost_knows_the_window_and_the_whole_prompt() -> None:
     ]
     body = {"messages": messages, "max_tokens": 1}
     assert dearest(job(body), "a") > (2000 + 1500) / 1e6
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"functions": [{"name": "f", "description": "x" * 30_000}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"description": "x" * 30_000}}},
+        {"prediction": {"type": "content", "content": "x" * 30_000}},
+        {"messages": [{"role": "assistant", "content": None, "reasoning_content": "x" * 30_000}]},
+        {"messages": [{"role": "assistant", "function_call": {"arguments": "x" * 30_000}}]},
+    ],
+)
+def test_what_an_llm_reads_beside_the_text_is_held_for(body: dict[str, Any]) -> None:
+    assert dearest(job({**body, "max_tokens": 1}), "a") > 10_000 * 1.0 / 1e6
