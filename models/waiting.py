@@ -28,6 +28,9 @@ WAITING_HALF_LIFE_SECONDS: Final = 15.0
 PRIOR_REQUESTS: Final = 3.0
 # What is left, in shares of its prediction, of a request that has passed it.
 OVERDUE: Final = 0.15
+# Unwatched requests that are kept of a candidate: clients who only ask whom to ask may be more than it
+# could ever serve, and every decision looks through them.
+MAX_UNWATCHED: Final = 2000
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class CandidateQueue:
     waits: Fading = field(default_factory=lambda: Fading(WAITING_HALF_LIFE_SECONDS))
 
     def arrive(self, identity: str, request: Request, now: float) -> None:
-        if not request.watched and self.concurrency is None:
+        if not request.watched and (
+            self.concurrency is None or len(self.requests) >= MAX_UNWATCHED
+        ):
             return  # nobody waits for it, and nothing will be learned from it
         self.requests[identity] = request
         self.queued.append(identity)

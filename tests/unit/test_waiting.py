@@ -3,7 +3,7 @@ import heapq
 import numpy as np
 import pytest
 
-from models.waiting import HALF_LIFE_SECONDS, Request, WaitingTracker
+from models.waiting import HALF_LIFE_SECONDS, MAX_UNWATCHED, Request, WaitingTracker
 
 
 def served(
@@ -82,6 +82,15 @@ def test_what_nobody_tells_the_end_of_is_over_when_its_prediction_is() -> None:
     tracker.delays(["a"], 21.0)
     assert tracker.delays(["a"], 32.0).waiting[0] == 0
     assert tracker.in_flight("a") == 0
+
+
+def test_clients_who_only_ask_whom_to_ask_fill_no_queue_without_end() -> None:
+    tracker = WaitingTracker({"a": 2})
+    for i in range(3 * MAX_UNWATCHED):
+        tracker.arrive("a", str(i), Request(10.0, 1.0, watched=False), 0.001 * i)
+    assert tracker.in_flight("a") == MAX_UNWATCHED
+    tracker.arrive("a", "watched", Request(10.0, 1.0), 7.0)
+    assert tracker.in_flight("a") == MAX_UNWATCHED + 1
 
 
 def test_what_clients_tell_is_learned() -> None:
