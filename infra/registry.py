@@ -326,7 +326,7 @@ class Registry:
 
     def promote(self, version: str) -> None:
         """Make a release champion; the champion of now becomes previous. Raises NoRelease."""
-        self._require(version)
+        self._router_version(version)
         current = self.alias(CHAMPION)
         if current == version:
             return
@@ -342,7 +342,7 @@ class Registry:
 
     def challenge(self, version: str) -> None:
         """Make a release challenger. Raises NoRelease."""
-        self._require(version)
+        self._router_version(version)
         self.client.set_registered_model_alias(ROUTER, CHALLENGER, version)
 
     def rollback(self) -> str:
@@ -353,13 +353,6 @@ class Registry:
         self.force(previous)  # whatever it was judged since, against the one that is left
         self.promote(previous)
         return previous
-
-    def _require(self, version: str) -> None:
-        try:
-            self._router_version(version)
-        except NoRelease as error:
-            known = ", ".join(row.version for row in self.releases()) or "none yet"
-            raise NoRelease(f"no release {version!r}; known: {known}") from error
 
     def releases(self) -> list[ReleaseRow]:
         """Every registered release, the newest first."""
@@ -520,12 +513,14 @@ class Registry:
         return kept
 
     def _router_version(self, version: str) -> ModelVersion:
+        """Raises NoRelease, naming the releases there are."""
         try:
             return self.client.get_model_version(ROUTER, version)
         except MlflowException as error:
             if error.error_code not in ABSENT:
                 raise RegistryError(f"MLflow at {self.uri}: {error}") from error
-            raise NoRelease(f"no release {version!r} in MLflow at {self.uri}") from error
+            known = ", ".join(row.version for row in self.releases()) or "none yet"
+            raise NoRelease(f"no release {version!r} in MLflow; known: {known}") from error
 
     def _check_listing(self, source: str, allowed: set[str]) -> None:
         """Raises ReleaseError where a store lists other files than these, or larger ones."""

@@ -20,11 +20,6 @@ cost = bentoml.metrics.Counter(
 seconds = bentoml.metrics.Histogram(
     "mixllm_route_seconds", "What routing took, by part.", ["part"], buckets=SECONDS
 )
-waiting = bentoml.metrics.Gauge(
-    "mixllm_unwritten_decisions",
-    "Rows of every journal not yet known to be in Postgres.",
-    multiprocess_mode="livesum",
-)
 unwritten = bentoml.metrics.Gauge(
     "mixllm_unwritten_rows",
     "Rows not yet known to be in Postgres.",

@@ -135,11 +135,6 @@ class ServiceState:
             self._engine_lock.release()
 
     @property
-    def unwritten(self) -> int:
-        """Rows not yet known to be in Postgres."""
-        return sum(journal.waiting for journal in self.journals.values())
-
-    @property
     def database_error(self) -> str | None:
         errors = (journal.last_error for journal in self.journals.values())
         return next((error for error in errors if error is not None), None)
@@ -290,7 +285,6 @@ class ServiceState:
     def _show_queues(self) -> None:
         """Keep the gauges up to date; not on the request's path, where each costs its share."""
         while not self._stop.wait(GAUGE_SECONDS):
-            metrics.waiting.set(self.unwritten)
             for name, journal in self.journals.items():
                 metrics.unwritten.labels(name).set(journal.waiting)
                 metrics.dead_letters.labels(name).set(journal.dead_letters.count())

@@ -68,7 +68,7 @@ def free_port() -> str:
     [
         (["train", "--data", "/nowhere"], "/nowhere: no such folder"),
         (["evaluate", "--data", "/nowhere"], "/nowhere: no such folder"),
-        (["promote", "7"], "no release '7'; known: none yet"),
+        (["promote", "7"], "no release '7' in MLflow; known: none yet"),
         (["rollback"], "no release was champion before this one"),
         (["releases"], "no release is registered yet"),
         (["ingest", "/nowhere.csv", "--out", "/tmp/x"], "/nowhere.csv: no such file"),
@@ -425,7 +425,7 @@ def test_the_audit_of_tags_is_a_table_a_plot_and_a_run(
         (["--encoder", "thaw"], "encoder: Input should be 'frozen', 'reuse' or 'fine-tune'"),
         (["--tagger", "llm"], "the llm tagger needs MIXLLM_TAGGER_URL"),
         (["--domains", "many"], "domains"),
-        (["--tuning", "no.yaml"], "no.yaml: cannot be read"),
+        (["--tuning", "no.yaml"], "no.yaml: no such file"),
         (["--tuning", "typo.yaml"], "tuning.epoch: Extra inputs are not permitted"),
     ],
 )

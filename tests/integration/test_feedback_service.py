@@ -1,6 +1,7 @@
 """Feedback over HTTP: durable, checked, learned from, and what was learned decides."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -354,6 +355,7 @@ def test_votes_outlive_postgres_and_the_service(service: Service, tmp_path: Path
     """Postgres is away, the service is killed, another takes over: each vote is there once."""
     nowhere = f"postgresql+psycopg2://nobody@127.0.0.1:{free_port()}/none"
     registry = {"MIXLLM_MLFLOW_URI": f"sqlite:///{service.home / 'mlflow.db'}"}
+    shutil.copy(service.home / "keys.json", tmp_path)  # unknown keys would be refused
     process, port = start(tmp_path, nowhere, tmp_path / "log", **registry)
     address = f"http://127.0.0.1:{port}"
     wait_for(lambda: httpx.get(f"{address}/readyz").is_success)
@@ -415,6 +417,7 @@ def test_the_state_of_the_last_run_decides_without_postgres(
         (tmp_path / "policy" / file.name).write_bytes(file.read_bytes())
     nowhere = f"postgresql+psycopg2://nobody@127.0.0.1:{free_port()}/none"
     registry = {"MIXLLM_MLFLOW_URI": f"sqlite:///{service.home / 'mlflow.db'}"}
+    shutil.copy(service.home / "keys.json", tmp_path)  # unknown keys would be refused
     process, port = start(tmp_path, nowhere, tmp_path / "log", **registry)
     try:
         address = f"http://127.0.0.1:{port}/v1/release"

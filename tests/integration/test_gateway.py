@@ -560,7 +560,7 @@ def test_metrics_tell_what_happened(running: Running) -> None:
         "answers_total", "answer_cost_usd_total", "answer_seconds_bucket", "first_token_seconds_bucket",
         "predicted_response_tokens_total", "observed_response_tokens_total", "gateway_seconds_bucket",
         "upstream_failures_total", "replaced_total", "waiting_seconds", "in_flight", "breaker_open",
-        "refused_total", "unwritten_decisions",
+        "refused_total", "unwritten_rows",
     ):  # fmt: skip
         assert f"mixllm_{name}" in metrics, name
 

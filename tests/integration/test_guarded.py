@@ -156,7 +156,7 @@ def test_mlflow_promotes_for_who_logs_in(servers: Servers, monkeypatch: pytest.M
     for variable, value in servers.credentials.of_mlflow.items():
         monkeypatch.setenv(variable, value)
     client.create_registered_model("router")
-    client.create_model_version("router", "file:///nowhere")
+    client.create_model_version("router", "s3://nowhere/router")
     client.set_registered_model_alias("router", "champion", "1")
     assert client.get_model_version_by_alias("router", "champion").version == "1"
 

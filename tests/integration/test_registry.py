@@ -94,10 +94,10 @@ def test_promotion_and_rollback_move_the_aliases(
 def test_an_unknown_release_is_named(
     registry: Registry, release_folder: Path, reports: Path
 ) -> None:
-    with pytest.raises(NoRelease, match="no release '7'; known: none yet"):
+    with pytest.raises(NoRelease, match="no release '7' in MLflow; known: none yet"):
         registry.promote("7")
     register(registry, release_folder, reports)
-    with pytest.raises(NoRelease, match="no release '7'; known: 1"):
+    with pytest.raises(NoRelease, match="no release '7' in MLflow; known: 1"):
         registry.promote("7")
     with pytest.raises(NoRelease, match="no release '7' in MLflow"):
         registry.fetch("7")

@@ -297,7 +297,7 @@ def test_a_bad_champion_is_refused_and_the_last_good_one_stays(
     running = service.client.get("/v1/release").json()["version"]
     service.registry.promote(version)
     error = wait_for(lambda: service.client.get("/v1/release").json()["last_error"])
-    assert f"release {version} refused" in error
+    assert f"release {version} is refused, release {running} keeps answering" in error
     assert service.client.post("/v1/route", json={"query": "x"}).json()["release"] == running
     service.registry.rollback()
     wait_for(lambda: service.client.get("/v1/release").json()["last_error"] is None)

@@ -75,5 +75,5 @@ def test_saved_and_loaded_it_is_the_same_and_a_bad_file_is_refused(
     arrays = load_file(tmp_path / ARRAYS_FILE)
     arrays["truth"][0, 0] = np.nan
     save_file(arrays, tmp_path / ARRAYS_FILE)
-    with pytest.raises(ReleaseError, match="truth is not"):
+    with pytest.raises(ReleaseError, match="truth"):
         Shrinkage.load(tmp_path)
