@@ -243,6 +243,8 @@ def point_prefect(settings: Settings) -> None:
     """Flows of this process report to the configured server, or to a temporary one of their own."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "mixllm")
+    # On a small or busy machine the temporary server takes longer than Prefect's 20 s.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     if "PREFECT_HOME" not in os.environ:
         os.environ.update(prefect_home(settings.home))
     if settings.prefect_api_url is not None:

@@ -69,4 +69,6 @@ def test_prefect_has_a_home_on_a_new_machine(
     assert os.environ["PREFECT_HOME"] == str(folder)
     database = os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
     assert database == f"sqlite+aiosqlite:///{tmp_path}/a b/100%25/prefect/prefect.db"
+    patience = os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]
+    assert float(patience) > 20, "Prefect's own, too short for its first start on two cores"
     assert read_settings().home.stat().st_mode & 0o777 == 0o700
