@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from infra.addresses import bypass_proxy, client_host, http_url, request_directly
+from infra.addresses import LOOPBACK, bypass_proxy, http_url, request_directly, without_login
 from infra.home import ready_home
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
@@ -148,10 +148,19 @@ def login() -> None:
 
     settings = settings_with_stack()
     credentials = read_credentials(settings.home)
-    print(f"user      {credentials.user}\npassword  {credentials.password}")
-    print(f"mlflow    {login_link(credentials, settings.mlflow_port)}")
-    print(f"evidently {login_link(credentials, settings.evidently_port)}")
-    print(f"prefect   http://127.0.0.1:{settings.prefect_port}, which asks for {credentials.pair}")
+    mlflow = http_url(LOOPBACK, settings.mlflow_port)
+    prefect = http_url(LOOPBACK, settings.prefect_port)
+    say(f"user      {credentials.user}\npassword  {credentials.password}")
+    # A server that runs elsewhere has a login of its own.
+    if settings.mlflow_uri in (None, mlflow):
+        say(f"mlflow    {login_link(credentials, settings.mlflow_port)}")
+    else:
+        say(f"mlflow    {without_login(settings.mlflow_uri)}, with its own login")
+    say(f"evidently {login_link(credentials, settings.evidently_port)}")
+    if settings.prefect_api_url in (None, f"{prefect}/api"):
+        say(f"prefect   {prefect}, which asks for {credentials.pair}")
+    else:
+        say(f"prefect   {without_login(settings.prefect_api_url)}, with its own login")
 
 
 @app.command()
@@ -1032,7 +1041,7 @@ def fleet(
 
     def announce() -> None:
         """What may be said only once the port is ours."""
-        address = http_url(client_host(host), port)
+        address = http_url(host, port)
         if write_catalog is not None:
             written = simulated.with_upstreams(entries, address, concurrency=concurrency)
             write_text(write_catalog, written.dump_yaml())

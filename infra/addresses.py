@@ -21,14 +21,28 @@ NO_PROXY: Final = ("no_proxy", "NO_PROXY")
 OWN_HOSTS: Final = ("localhost", LOOPBACK, "::1")
 
 
-def http_url(host: str, port: int, path: str = "") -> str:
-    """``http://host:port/path``; an IPv6 address gets its brackets."""
-    return str(httpx.URL(scheme="http", host=host, port=port, path=path)).removesuffix("/")
+def http_url(host: str, port: int, path: str = "", login: tuple[str, str] | None = None) -> str:
+    """``http://host:port/path``, as clients on this machine reach a server that listens on a host.
+
+    login: user and password, for a link that logs in.
+    """
+    names = {} if login is None else {"username": login[0], "password": login[1]}
+    url = httpx.URL(scheme="http", host=client_host(host), port=port, path=path, **names)
+    return str(url).removesuffix("/")
 
 
-def sqlite_url(path: Path, driver: str = "sqlite") -> str:
-    """The address of a SQLite file; MLflow makes the folder that its text names, so no more is escaped
-    than SQLAlchemy needs."""
+def without_login(address: str) -> str:
+    """An address of others, to be shown: without a user, a password or a slash at its end."""
+    url = httpx.URL(address)
+    return str(url.copy_with(userinfo=b"")).rstrip("/") if url.host else address
+
+
+def sqlite_url(path: Path, driver: str = "sqlite+pysqlite") -> str:
+    """The address of a SQLite file.
+
+    driver: named, since of ``sqlite:///`` MLflow takes the rest for a path as it stands and makes its
+        folder, escapes included.
+    """
     plain = str(path).replace("%", "%25").replace("?", "%3F")
     address = f"{driver}:///{plain}"
     if make_url(address).database != str(path):

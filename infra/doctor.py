@@ -99,7 +99,7 @@ def registry(settings: Settings) -> str:
 
     opened = Registry(settings.registry_uri, settings.home / "registry")
     rows = opened.releases()
-    return f"{settings.registry_uri}: {len(rows)} releases, champion {opened.alias(CHAMPION) or 'none'}"
+    return f"{opened.address}: {len(rows)} releases, champion {opened.alias(CHAMPION) or 'none'}"
 
 
 def encoder() -> str:

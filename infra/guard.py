@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from infra.addresses import LOOPBACK, http_url
 from infra.credentials import Credentials
 
 Message = MutableMapping[str, Any]
@@ -205,7 +206,7 @@ async def refuse(refusal: Refusal, scope: Message, receive: Receive, send: Send)
 
 def login_link(credentials: Credentials, port: int) -> str:
     """Opens the pages of a server on this machine, without a question."""
-    return f"http://{credentials.pair}@127.0.0.1:{port}{LOGIN_PATH}"
+    return http_url(LOOPBACK, port, LOGIN_PATH, (credentials.user, credentials.password))
 
 
 async def lead_in(scope: Message, send: Send) -> None:

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from infra.addresses import http_url
+from infra.addresses import LOOPBACK, http_url
 from infra.credentials import Credentials, read_credentials
 from infra.guard import App, Guard, Names
+from infra.mlflow_store import opening
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
 from models.errors import MixLLMError
-
-HOST: Final = "127.0.0.1"
 
 
 def mlflow(settings: Settings, guard: Callable[..., App]) -> App:
@@ -31,7 +30,8 @@ def mlflow(settings: Settings, guard: Callable[..., App]) -> App:
     os.environ[server.BACKEND_STORE_URI_ENV_VAR] = store
     os.environ[server.REGISTRY_STORE_URI_ENV_VAR] = store
     os.environ[server.ARTIFACT_ROOT_ENV_VAR] = artifacts.as_uri()
-    initialize_backend_stores(store, store, artifacts.as_uri())
+    with opening(store, artifacts.parent):
+        initialize_backend_stores(store, store, artifacts.as_uri())
     from mlflow.server.fastapi_app import app
 
     return guard(app, open_paths=("/health",))
@@ -50,7 +50,7 @@ def prefect(settings: Settings, guard: Callable[..., App]) -> App:
 def prefect_origins(settings: Settings) -> list[str]:
     """Where Prefect's pages are open. They always ask the first address, under whatever name they
     were opened; the login is in the page, so that no other page brings it along."""
-    return [http_url(name, settings.prefect_port) for name in (HOST, "localhost")]
+    return [http_url(name, settings.prefect_port) for name in (LOOPBACK, "localhost")]
 
 
 def evidently(settings: Settings, guard: Callable[..., App]) -> App:
@@ -59,7 +59,7 @@ def evidently(settings: Settings, guard: Callable[..., App]) -> App:
 
     workspace = settings.home / "evidently"
     workspace.mkdir(parents=True, exist_ok=True)
-    config = get_config(host=HOST, port=settings.evidently_port, workspace=str(workspace))
+    config = get_config(host=LOOPBACK, port=settings.evidently_port, workspace=str(workspace))
     return guard(create_app(config), open_paths=("/api/version",))
 
 
@@ -70,7 +70,7 @@ def guarded(name: str, settings: Settings, credentials: Credentials) -> App:
     """A part's ASGI application behind the guard."""
 
     def guard(app: Any, **options: Any) -> App:
-        names = Names(HOST, settings.hosts)
+        names = Names(LOOPBACK, settings.hosts)
         return Guard(app, names, **{"credentials": credentials, **options})
 
     return PARTS[name](settings, guard)
@@ -85,7 +85,7 @@ def main() -> None:
         app = guarded(name, settings, read_credentials(settings.home))
     except MixLLMError as error:
         sys.exit(f"mixllm: {error}")
-    uvicorn.run(app, host=HOST, port=getattr(settings, f"{name}_port"), server_header=False)
+    uvicorn.run(app, host=LOOPBACK, port=getattr(settings, f"{name}_port"), server_header=False)
 
 
 if __name__ == "__main__":

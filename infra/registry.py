@@ -18,6 +18,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from infra.addresses import without_login
+from infra.mlflow_store import opening
 from models.digest import digest_file
 from models.encoder import CARD_FILE, REPORT_FILE
 from models.errors import DigestMismatch, MixLLMError, NoRelease, RegistryError, ReleaseError
@@ -90,6 +92,7 @@ class Registry:
 
     def __init__(self, uri: str, home: Path) -> None:
         self.uri = uri
+        self.address = without_login(uri)  # for messages and links
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
         # A server that hangs must not hold a poll for the minutes that MLflow would wait.
@@ -101,7 +104,8 @@ class Registry:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         # A kept connection that the server closed is tried again, which is no news.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with opening(uri, home):
+            self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     # --- writing -------------------------------------------------------------------------------
 
@@ -221,7 +225,8 @@ class Registry:
         if not self.uri.startswith("http"):
             return None
         run = self.client.get_run(self._router_version(version).run_id).info
-        return f"{self.uri}/#/experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"
+        page = f"experiments/{run.experiment_id}/runs/{run.run_id}/artifacts/{path}"
+        return f"{self.address}/#/{page}"
 
     def _register_part(self, run: Any, root: Path, part: Pin, tags: Mapping[str, str]) -> str:
         known = self._find(part.name, part.digest)
@@ -291,7 +296,7 @@ class Registry:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        local = self.uri.startswith("sqlite:")
+        local = self.uri.startswith("sqlite")
         location = (self.home / "artifacts").as_uri() if local else None
         return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
 
@@ -315,7 +320,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code in ABSENT:
                 return None
-            raise RegistryError(f"MLflow at {self.uri}: {error}") from error
+            raise RegistryError(f"MLflow at {self.address}: {error}") from error
 
     def champion(self) -> str:
         """The champion's version. Raises NoRelease."""
@@ -437,7 +442,7 @@ class Registry:
         except MlflowException as error:
             if error.error_code in ABSENT:
                 return {}
-            raise RegistryError(f"MLflow at {self.uri}: {error}") from error
+            raise RegistryError(f"MLflow at {self.address}: {error}") from error
         return tags
 
     def set_disabled(self, names: Iterable[str]) -> None:
@@ -518,7 +523,7 @@ class Registry:
             return self.client.get_model_version(ROUTER, version)
         except MlflowException as error:
             if error.error_code not in ABSENT:
-                raise RegistryError(f"MLflow at {self.uri}: {error}") from error
+                raise RegistryError(f"MLflow at {self.address}: {error}") from error
             known = ", ".join(row.version for row in self.releases()) or "none yet"
             raise NoRelease(f"no release {version!r} in MLflow; known: {known}") from error
 
@@ -553,7 +558,7 @@ class Registry:
             os.replace(local, target)
         except (MlflowException, OSError) as error:
             raise RegistryError(
-                f"cannot download {name} version {version} from {self.uri}: {error}"
+                f"cannot download {name} version {version} from {self.address}: {error}"
             ) from error
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from infra.addresses import client_host, http_url, plain_host, sqlite_url
+from infra.addresses import http_url, plain_host, sqlite_url
 from models.errors import SettingsError, nearest
 from models.exploration import Exploration
 
@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     @property
     def service_url(self) -> str:
         """Where this machine's clients reach the service."""
-        return http_url(client_host(self.host), self.port)
+        return http_url(self.host, self.port)
 
     @property
     def key_header(self) -> dict[str, str]:

@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from infra.registry import CHALLENGER, CHAMPION, PREVIOUS, ROUTER, Registry
 from models.errors import DigestMismatch, NoRelease
@@ -125,3 +126,15 @@ def test_a_rollback_is_not_stopped_by_what_the_old_release_was_judged_since(
     assert registry.refused(one) == "slower"
     assert registry.rollback() == one
     assert registry.refused(one) is None
+
+
+def test_a_page_of_mlflow_is_named_without_the_login_of_its_server(tmp_path: Path) -> None:
+    """The address goes into tables, mails and webhooks."""
+    registry = Registry("https://me:secret@mlflow.example/", tmp_path)
+    registry.client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = registry.client
+    client.create_registered_model(ROUTER)
+    run = client.create_run("0").info
+    client.create_model_version(ROUTER, "file:///nowhere", run.run_id)
+    page = f"https://mlflow.example/#/experiments/0/runs/{run.run_id}/artifacts/drift/a.html"
+    assert registry.artifact_page("1", "drift/a.html") == page

@@ -21,6 +21,7 @@ from infra.addresses import (
     plain_host,
     request_directly,
     sqlite_url,
+    without_login,
 )
 from infra.settings import read_settings
 from models.errors import SettingsError
@@ -58,6 +59,35 @@ def test_what_is_no_host_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MIXLLM_HOST", host)
     with pytest.raises(SettingsError, match=r"MIXLLM_HOST: .*a host name or an address alone"):
         read_settings()
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:5000"),
+        ("::", "http://[::1]:5000"),
+        ("2001:db8::2", "http://[2001:db8::2]:5000"),
+        ("gateway.example", "http://gateway.example:5000"),
+    ],
+)
+def test_every_address_that_is_shown_can_be_reached(host: str, shown: str) -> None:
+    assert http_url(host, 5000) == shown
+    assert http_url(host, 5000, "/api") == f"{shown}/api"
+    login = http_url(host, 5000, "/in", ("me", "p@ss/word:1"))
+    assert login == f"{shown.replace('//', '//me:p%40ss%2Fword%3A1@')}/in"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:secret@mlflow.example/base/", "https://mlflow.example/base"),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("postgresql://me:secret@host:5432/mlflow", "postgresql://host:5432/mlflow"),
+        ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+    ],
+)
+def test_an_address_of_others_is_shown_without_its_login(address: str, shown: str) -> None:
+    assert without_login(address) == shown
 
 
 def test_a_name_is_bound_by_its_address() -> None:

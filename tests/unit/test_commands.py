@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 import mixllm
+from infra.credentials import ensure_credentials
 from infra.settings import read_settings
 from models.errors import MixLLMError, SettingsError
 from models.evaluation_set import EvaluationSet, write_evaluation_set
@@ -56,6 +57,23 @@ def test_what_only_asks_the_service_needs_no_home(monkeypatch: pytest.MonkeyPatc
     assert isinstance(result.exception, MixLLMError)
     assert "no service answers at http://127.0.0.1:9" in str(result.exception)
     assert RUNNER.invoke(mixllm.app, ["schema"]).exit_code == 0
+
+
+def test_login_shows_links_to_the_servers_of_the_stack_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIXLLM_HOME", str(tmp_path))
+    password = ensure_credentials(tmp_path).password
+    shown = RUNNER.invoke(mixllm.app, ["login"]).output
+    assert f"mlflow    http://mixllm:{password}@127.0.0.1:5000/mixllm-login\n" in shown
+    assert f"evidently http://mixllm:{password}@127.0.0.1:8000/mixllm-login\n" in shown
+    assert f"prefect   http://127.0.0.1:4200, which asks for mixllm:{password}\n" in shown
+    monkeypatch.setenv("MIXLLM_MLFLOW_URI", "https://me:secret@mlflow.example/")
+    monkeypatch.setenv("MIXLLM_PREFECT_API_URL", "https://prefect.example/api")
+    shown = RUNNER.invoke(mixllm.app, ["login"]).output
+    assert "mlflow    https://mlflow.example, with its own login\n" in shown
+    assert "prefect   https://prefect.example/api, with its own login\n" in shown
+    assert "secret" not in shown
 
 
 def test_prefect_has_a_home_on_a_new_machine(
