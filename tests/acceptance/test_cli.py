@@ -196,6 +196,7 @@ def test_evaluate_measures_on_another_set(
     out, choices = tmp_path / "r.json", tmp_path / "c.parquet"
     done = run(
         *("evaluate", "--data", data, "--test-data", other, "--out", out, "--choices", choices),
+        *("--families", "ridge"),
         home=home,
     )
     assert done.returncode == 0, done.stderr
@@ -478,7 +479,7 @@ def test_what_is_wrong_with_training_options_is_said(
     (tmp_path / "typo.yaml").write_text("epoch: 3\n")
     given = [str(tmp_path / a) if a.endswith(".yaml") else a for a in arguments]
     out = ("--out", tmp_path / "r.json", "--choices", tmp_path / "c.parquet")
-    command = ["evaluate", "--data", data, *out, *given]
+    command: list[str | Path] = ["evaluate", "--data", data, *out, *given]
     assert message in refused(command, home, monkeypatch, capsys)
 
 
@@ -490,7 +491,7 @@ def test_reusing_an_encoder_needs_a_champion(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = ("--out", tmp_path / "r.json", "--choices", tmp_path / "c.parquet")
-    command = ["evaluate", "--data", data, "--encoder", "reuse", *out]
+    command: list[str | Path] = ["evaluate", "--data", data, "--encoder", "reuse", *out]
     message = "no release is champion yet, so there is no encoder to reuse"
     assert message in refused(command, new_home, monkeypatch, capsys)
 
@@ -501,11 +502,12 @@ def test_the_schema_of_the_training_options_is_printed(tmp_path: Path) -> None:
 
 
 def test_calibrate_says_what_to_expect(data: Path, home: Path) -> None:
-    done = run("calibrate", "--data", data, "--cost-share", "0.3", home=home)
+    command = ("calibrate", "--data", data, "--families", "ridge")
+    done = run(*command, "--cost-share", "0.3", home=home)
     assert done.returncode == 0, done.stderr
     assert "willingness to pay: 0.0" in done.stdout
     assert done.stdout.count("expect on unseen queries") == 2
-    impossible = run("calibrate", "--data", data, "--quality-share", "5", home=home)
+    impossible = run(*command, "--quality-share", "5", home=home)
     assert impossible.returncode == 2
     assert "no willingness to pay keeps 500.00%" in impossible.stderr
 
