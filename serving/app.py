@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from models.decision import Wishes
 from models.manifest import summary
-from serving import chat, feedback, paths, problems
+from serving import chat, feedback, paths, problems, request_metrics
 from serving.asking import Ask
 from serving.limits import SizeLimits
 from serving.lookups import BATCH_SECONDS, SECONDS
@@ -141,6 +141,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     problems.install(app)
     app.add_middleware(SizeLimits, max_body=max_body)
     app.add_middleware(paths.HeadAsGet)
+    request_metrics.install(app)
     app.state.get_state = get_state
     routes = APIRouter(prefix="/v1", responses=ERRORS, dependencies=KEYS, route_class=GuardedRoute)
 

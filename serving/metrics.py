@@ -1,4 +1,4 @@
-"""Prometheus metrics, shown by BentoML at ``/metrics``."""
+"""Prometheus metrics, shown at ``/metrics``. Labels have few values, none made up by a client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from typing import Final
 import bentoml
 
 SECONDS: Final = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 1.0)
+SLOW_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 
+requests = bentoml.metrics.Counter(
+    "mixllm_requests_total", "Requests by route and status.", ["route", "method", "status"]
+)
+request_seconds = bentoml.metrics.Histogram(
+    "mixllm_request_seconds",
+    "From a request to its response's end.",
+    ["route"],
+    buckets=(0.005, *SLOW_SECONDS),
+)
+requests_in_progress = bentoml.metrics.Gauge(
+    "mixllm_requests_in_progress", "Requests under way.", multiprocess_mode="livesum"
+)
 decisions = bentoml.metrics.Counter(
     "mixllm_decisions_total", "Decisions by chosen candidate.", ["llm", "release"]
 )
@@ -47,8 +60,6 @@ registry_asked = bentoml.metrics.Gauge(
     "When MLflow answered last.",
     multiprocess_mode="livemax",
 )
-SLOW_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
-
 answers = bentoml.metrics.Counter(
     "mixllm_answers_total", "Chat completions by who answered and how it ended.", ["llm", "status"]
 )

@@ -58,6 +58,8 @@ def get_state() -> ServiceState:
     workers=settings.workers,
     http={"host": listening_address(settings.host), "port": settings.port},
     traffic={"timeout": NoTimeout(1)},
+    # serving.request_metrics counts, and shows what is counted.
+    metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     # serving.telemetry makes the spans.
     tracing={"excluded_urls": [".*"]},

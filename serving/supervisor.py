@@ -1,4 +1,4 @@
-"""BentoML's supervisor, out of others' reach."""
+"""BentoML's supervisor, out of others' reach, and its processes' metrics, apart from other services'."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ def listen_privately() -> None:
 def private_arbiter(watchers: list[Any], *, threaded: bool = False, **options: Any) -> Any:
     """What ``create_standalone_arbiter`` makes, on other endpoints."""
     folder = private_folder()
+    metrics = os.path.join(folder, "metrics")
+    os.mkdir(metrics)
+    for watcher in watchers:
+        # By itself BentoML keeps the processes' metrics in one folder per user, and every service
+        # that starts empties it.
+        watcher.env = {**(watcher.env or {}), "PROMETHEUS_MULTIPROC_DIR": metrics}
     kind = circus.ThreadedArbiter if threaded else circus.Arbiter
     arbiter = kind(
         watchers,

@@ -251,6 +251,13 @@ def test_metrics_and_descriptions_are_there(service: Service) -> None:
     metrics = service.client.get("/metrics").text
     assert re.search(r'mixllm_decisions_total\{llm="sim-\w+",release="\d"\} \d', metrics)
     assert 'mixllm_route_seconds_bucket{le="+Inf",part="encode"}' in metrics
+    assert re.search(
+        r'mixllm_requests_total\{method="POST",route="/v1/route",status="200"\} \d', metrics
+    )
+    service.client.get("/v1/decisions/0b5a6f7e-8f4a-4f5c-9d0e-6f1a2b3c4d5e")
+    service.client.get("/made-up-by-a-client")
+    for part in ("0b5a6f7e", "made-up"):
+        assert part not in service.client.get("/metrics").text, "a path that costs memory for good"
     page = service.client.get("/", follow_redirects=True)
     assert page.url.path == "/v1/docs"
     for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
