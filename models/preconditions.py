@@ -12,12 +12,10 @@ import numpy as np
 
 from models.errors import EvaluationSetError
 from models.evaluation_set import EvaluationSet, comparable, is_test_query
+from models.release_gate import LEAST_TEST_QUERIES
 
 # Recipes are chosen on five folds: ten queries in each are the fewest whose mean says anything.
 LEAST_TRAINING_QUERIES: Final = 50
-# With 20 test queries the standard error of a mean quality is up to 0.11; with fewer, two routers
-# cannot be told apart, whatever they do.
-LEAST_TEST_QUERIES: Final = 20
 # A candidate of its own is fitted on five folds too; below two outcomes a fold nothing is held out.
 LEAST_OUTCOMES: Final = 10
 # Mean costs nearer to each other than this share are the same cost.

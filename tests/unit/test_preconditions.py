@@ -14,13 +14,13 @@ from models.errors import CatalogError, EvaluationSetError
 from models.evaluation_set import EvaluationSet, is_test_query, validate, write_evaluation_set
 from models.preconditions import (
     LEAST_OUTCOMES,
-    LEAST_TEST_QUERIES,
     LEAST_TRAINING_QUERIES,
     check_candidate,
     check_tags,
     check_training,
     training_split,
 )
+from models.release_gate import LEAST_TEST_QUERIES
 
 PRICES = {"input_price": 1.0, "output_price": 2.0, "tokens_per_second": 9, "time_to_first_token": 1}
 
