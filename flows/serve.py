@@ -44,7 +44,8 @@ def main() -> None:
         threading.Thread(
             target=watch, args=(read_settings(), threading.Event()), name=name, daemon=True
         ).start()
-    serve(*(to_serve(d, known[d.full_name]) for d in DEPLOYMENTS))
+    # A pause is what people have set: it would stay at the next start.
+    serve(*(to_serve(d, known[d.full_name]) for d in DEPLOYMENTS), pause_on_shutdown=False)
 
 
 def find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:

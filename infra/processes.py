@@ -75,15 +75,16 @@ def boot_id() -> str:
         return ""
 
 
-def family(leaders: Iterable[ProcessIdentity], token: str) -> list[psutil.Process]:
-    """The leaders that live, their descendants, and whatever else has the token; never this process
-    or one that it descends from."""
+def family(leaders: Iterable[ProcessIdentity], token: str | None = None) -> list[psutil.Process]:
+    """The leaders that live, their descendants, and whatever else has the token, if one is given;
+    never this process or one that it descends from."""
     members: set[psutil.Process] = set()
     for leader in leaders:
         process = leader.process()
         if process is not None:
             members |= {process, *descendants(process)}
-    members |= {process for process in psutil.process_iter() if token_of(process) == token}
+    if token is not None:
+        members |= {process for process in psutil.process_iter() if token_of(process) == token}
     return list(members - lineage())
 
 

@@ -39,7 +39,7 @@ from infra.file_lock import FileLock
 from infra.guarded import prefect_origins
 from infra.home import ready_home
 from infra.permissions import OTHERS, close_home
-from infra.processes import STOP_SECONDS, TOKEN_VARIABLE, ProcessIdentity, end
+from infra.processes import STOP_SECONDS, TOKEN_VARIABLE, ProcessIdentity, end, family
 from infra.settings import Settings
 from infra.stack_record import (
     LOCK_FILE,
@@ -72,6 +72,7 @@ class Part:
         started when they are well.
     host: what it listens on, where that is not the host of that address.
     problem: what is wrong with a part that runs, if anything; it is restarted then.
+    uses_servers: whether it works with the other parts all the time; it stops before they do.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Part:
     environment: Mapping[str, str] = field(default_factory=dict)
     host: str | None = None
     problem: Callable[[], str | None] | None = None
+    uses_servers: bool = False
 
 
 def python_module(*arguments: str) -> list[str]:
@@ -97,6 +99,7 @@ def service_part(settings: Settings, environment: Mapping[str, str]) -> Part:
         health=f"{settings.service_url}/livez",
         host=settings.host,
         environment=environment,
+        uses_servers=True,
     )
 
 
@@ -154,7 +157,8 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
     pages = PagesCheck(workspace, evidently, (credentials.user, credentials.password))
     health = f"{evidently}/api/version"
     parts.append(Part("evidently", command, evidently, health, shared, problem=pages.problem))
-    parts.append(Part("flows", python_module("flows.serve", "--alone"), environment=shared))
+    flows = python_module("flows.serve", "--alone")
+    parts.append(Part("flows", flows, environment=shared, uses_servers=True))
     parts.append(service_part(settings, shared))
     return parts
 
@@ -309,8 +313,14 @@ class Stack:
                     child.kill()
 
     def stop(self) -> None:
-        """Stop every part and everything it started; nothing is left behind."""
+        """Stop every part and everything it started; nothing is left behind.
+
+        Who works with the others stops first: it would log their end as a failure.
+        """
         if self._record is not None:
+            users = {part.name for part in self.parts if part.uses_servers}
+            children = [c for name, c in self._record.children.items() if name in users]
+            end(lambda: family(children))
             end(self._record.members)
         for child in self._children.values():
             child.wait()

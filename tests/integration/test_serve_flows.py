@@ -1,16 +1,21 @@
 """What a start of the flows does to deployments that the Prefect server knows."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import RunnerDeployment
+from prefect.runner import Runner
 from prefect.states import Running, Scheduled
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import serve
 from flows.deployments import Deployment
 from flows.serve import catch_up, find, runs, to_serve
 
@@ -51,6 +56,34 @@ def test_a_cron_changed_in_prefect_stays(client: SyncPrefectClient) -> None:
     found = find(client, HOURLY.full_name)
     assert found is not None
     assert [(s.schedule.cron, s.active) for s in found.schedules] == [("5 4 * * *", False)]
+
+
+def test_a_stop_pauses_no_deployment(
+    client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is paused stays so at the next start, as people may have wanted it."""
+
+    def served(*deployments: RunnerDeployment, **options: Any) -> None:
+        """Prefect's ``serve``, stopped as soon as it has started."""
+
+        async def run() -> None:
+            runner = Runner(**options)
+            for deployment in deployments:
+                await runner.aadd_deployment(deployment)
+            async with runner:
+                pass
+
+        asyncio.run(run())
+
+    monkeypatch.setattr(serve, "DEPLOYMENTS", (HOURLY,))
+    monkeypatch.setattr(serve, "serve", served)
+    for watch in ("watch_feedback", "watch_decisions"):
+        monkeypatch.setattr(serve, watch, lambda *_: None)
+    monkeypatch.setattr(serve, "bypass_proxy", lambda: None)
+    serve.main()
+    found = find(client, HOURLY.full_name)
+    assert found is not None
+    assert not found.paused
 
 
 def test_missed_runs_are_caught_up_once(client: SyncPrefectClient) -> None:

@@ -17,7 +17,7 @@ from stacks import is_served, lines_until, server_part, supervise, with_token
 from infra.embedded_postgres import EmbeddedPostgres, embedded_postgres, leave_embedded_postgres
 from infra.processes import TOKEN_VARIABLE, ProcessIdentity
 from infra.settings import Settings
-from infra.stack import Stack, free_loopback_port
+from infra.stack import Part, Stack, free_loopback_port, local_parts
 from infra.stack_record import STATE_FILE, read_record, running_stack, survivors
 from models.errors import SettingsError
 
@@ -167,3 +167,44 @@ def test_postgres_stays_up_under_parts_that_survived_a_kill(tmp_path: Path) -> N
         assert not is_served(port)
         stack.stop()
         assert not EmbeddedPostgres(tmp_path).is_running()
+
+
+# Asks the server when it is told to stop, and writes down whether it answered.
+USER = """
+import signal, sys, time, urllib.request
+def stop(*_):
+    try:
+        time.sleep(0.3)  # servers that were told to stop at the same time are gone by now
+        said = urllib.request.urlopen(sys.argv[1]).status
+    except OSError as error:
+        said = error
+    open(sys.argv[2], "w").write(str(said))
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+open(sys.argv[3], "w").close()
+while True:
+    time.sleep(1)
+"""
+
+
+def test_who_uses_the_servers_stops_before_them(tmp_path: Path, postgres: str) -> None:
+    """Its log would be full of tracebacks."""
+    server = server_part(free_loopback_port(), "mlflow")
+    said, started = tmp_path / "said", tmp_path / "started"
+    command = [sys.executable, "-c", USER, str(server.url), str(said), str(started)]
+    user = Part("flows", command, uses_servers=True)
+    stack = Stack(Settings(home=tmp_path / "home", database_url=postgres), lambda line: None)
+    try:
+        stack.start(lambda *_: [server, user])
+        deadline = time.monotonic() + 20
+        while not started.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        stack.stop()
+    assert said.read_text() == "200"
+
+
+def test_flows_and_the_service_are_known_to_use_the_servers(tmp_path: Path) -> None:
+    parts = local_parts(Settings(home=tmp_path), "postgresql://nobody@127.0.0.1/none")
+    assert {part.name for part in parts if part.uses_servers} == {"flows", "service"}
