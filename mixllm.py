@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from infra.addresses import LOOPBACK, bypass_proxy, http_url, request_directly, without_login
+from infra.console import open_console, print_plain, tolerate_odd_text
 from infra.home import ready_home
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
@@ -40,7 +40,7 @@ app = typer.Typer(
     add_completion=False,
 )
 # Where nobody looks at a terminal, tables are not folded to its default width.
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = open_console(width=None if sys.stdout.isatty() else 120)
 
 Data = Annotated[Path, typer.Option(help="An evaluation set's folder.")]
 Quarantine = Annotated[
@@ -72,6 +72,7 @@ GateData = Annotated[
 
 def main() -> None:
     """Run a command; what a user can mend is one line on standard error and exit code 2."""
+    tolerate_odd_text()
     private_umask()  # what commands keep in home is this user's alone
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -79,7 +80,7 @@ def main() -> None:
     try:
         app()
     except MixLLMError as error:
-        print(f"mixllm: {error}", file=sys.stderr)
+        print_plain(f"mixllm: {error}", sys.stderr)
         sys.exit(2)
 
 
@@ -223,7 +224,7 @@ def train_with(
 
 def show_notes(notes: Sequence[str]) -> None:
     for note in notes:
-        console.print(f"note: {note}", markup=False, soft_wrap=True)
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def options_of(
@@ -280,7 +281,7 @@ def train(
 
 def say(line: str) -> None:
     """One line, however long it is: the last of a command."""
-    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(line, soft_wrap=True, highlight=False)
 
 
 def outcome(made: dict[str, Any]) -> str:
@@ -980,7 +981,7 @@ def route(
     if as_json:
         print(json.dumps(answer, indent=2))
         return
-    console.print(f"[bold]{answer['llm']}[/bold]  {answer['explanation']['why']}")
+    console.print(Text.assemble((answer["llm"], "bold"), f"  {answer['explanation']['why']}"))
     table = Table("candidate", "score", "quality", "cost, USD", "time, s", "tokens")
     for row in answer["explanation"]["scores"][:10]:
         table.add_row(
@@ -1155,7 +1156,7 @@ def drift_check(
     if found["report"]:
         console.print(f"report: {found['report']}", soft_wrap=True)
     for number, name, subject in found["alerts"]:
-        about = escape(subject or "")
+        about = subject or ""
         console.print(f"alert {number}: {name} {about}; mixllm alerts show {number}")
 
 
@@ -1205,11 +1206,11 @@ def alerts_list(most: Annotated[int, typer.Option(min=1, help="Newest first.")] 
             str(row["id"]),
             row["raised_at"].strftime("%Y-%m-%d %H:%M:%S"),
             row["name"],
-            escape(row["subject"] or ""),
+            row["subject"] or "",
             row["release_version"],
             row["mode"],
             row["state"],
-            escape(row["outcome"] or ""),
+            row["outcome"] or "",
         )
     console.print(table)
 
@@ -1223,11 +1224,11 @@ def alerts_show(number: Annotated[int, typer.Argument(help="An alert.")]) -> Non
     engine = store()
     row = read_alert(engine, number)
     signal, kind = row["signal"], KINDS[row["name"]]
-    console.print(f"[bold]{kind.title}[/bold] {escape(row['subject'] or '')}", highlight=False)
+    console.print(Text.assemble((kind.title, "bold"), f" {row['subject'] or ''}"))
     was = "" if signal["reference"] is None else f", was {signal['reference']:.4g}"
     p = "" if signal["p_value"] is None else f", p {signal['p_value']:.2g} (Holm)"
     console.print(
-        f"{escape(signal['what'])}: {signal['now']:.4g}{was}; effect {signal['effect']:.3g}, "
+        f"{signal['what']}: {signal['now']:.4g}{was}; effect {signal['effect']:.3g}, "
         f"at least {signal['threshold']:g} matters{p}; {signal['samples']} rows"
     )
     console.print(f"runbook: {kind.page(row['name'])}; repair: {kind.repair}, mode {row['mode']}")
@@ -1249,8 +1250,8 @@ def show_audit(rows: list[dict[str, Any]]) -> None:
             row["at"].strftime("%Y-%m-%d %H:%M:%S"),
             str(row["alert_id"] or ""),
             row["what"],
-            escape(row["why"]),
-            escape(row["result"]),
+            row["why"],
+            row["result"],
         )
     console.print(table)
 
@@ -1263,7 +1264,7 @@ def repair() -> None:
 
     found = mend()
     for number, outcome in found["closed"]:
-        console.print(f"alert {number}: {escape(outcome)}", soft_wrap=True)
+        console.print(f"alert {number}: {outcome}", soft_wrap=True)
     for number, _ in found["waiting"]:
         console.print(f"alert {number}: still open; mixllm alerts show {number}")
     if not found["closed"] and not found["waiting"]:
@@ -1345,7 +1346,7 @@ def dead_letters_list() -> None:
     table = Table("journal", "id", "at", "reason")
     for journal, letters in dead_letters_of(read_settings().home).items():
         for letter in letters.read():
-            table.add_row(journal, letter.id, letter.at, escape(letter.reason))
+            table.add_row(journal, letter.id, letter.at, letter.reason)
     console.print(table if table.row_count else "no dead letters")
 
 
@@ -1374,7 +1375,7 @@ def dead_letters_retry(ids: LetterIds = None, everything: AllLetters = False) ->
         refused = letters.retry(chosen, insert)
         failed += len(refused)
         for letter, reason in refused.items():
-            console.print(f"{letter} of {journal}: refused again: {escape(reason)}")
+            console.print(f"{letter} of {journal}: refused again: {reason}")
         console.print(f"{journal}: {len(chosen) - len(refused)} inserted, {len(refused)} refused")
     if failed:
         raise typer.Exit(1)
@@ -1533,9 +1534,10 @@ def doctor() -> None:
 
     bad = 0
     for check in checks(client_settings()):
-        mark = "[green]ok[/green] " if check.well else "[red]bad[/red]"
+        mark = ("ok ", "green") if check.well else ("bad", "red")
         bad += not check.well
-        console.print(f"{mark} {check.name:<16} {check.found}", soft_wrap=True)
+        line = Text.assemble(mark, f" {check.name:<16} {check.found}")
+        console.print(line, soft_wrap=True)
         if not check.well and check.remedy:
             console.print(f"    {'':<16} → {check.remedy}", soft_wrap=True)
     if bad:

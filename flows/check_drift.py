@@ -150,7 +150,7 @@ def challenger_lines(scene: Scene) -> list[str]:
 
 def digest(page: Page, said: str, address: str) -> str:
     """Markdown for the flow run's page."""
-    lines = [f"**{page.title}**: {said}. [The report]({address})", ""]
+    lines = [f"**{page.title}**: {escape.markdown(said)}. [The report]({address})", ""]
     for s in page.signals:
         if s.lit:
             about = f" ({escape.markdown(s.subject)})" if s.subject else ""

@@ -6,6 +6,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from flows.scene import Scene
+from models import escape
 from monitoring.retention import prune
 
 
@@ -14,6 +15,8 @@ def clean_up() -> dict[str, int]:
     """Prune by the settings. Returns what → how much of it went."""
     scene = Scene.open()
     gone = prune(scene.engine, scene.registry, scene.settings)
-    create_table_artifact(key="clean-up", table=[{"what": n, "gone": c} for n, c in gone.items()])
+    create_table_artifact(
+        key="clean-up", table=escape.markdown_rows({"what": n, "gone": c} for n, c in gone.items())
+    )
     get_run_logger().info("pruned: %s", gone)
     return gone

@@ -13,6 +13,7 @@ from flows.check_drift import NO_CHAMPION
 from flows.scene import Scene
 from infra.addresses import request_directly
 from infra.registry import CHAMPION
+from models import escape
 from models.errors import MixLLMError
 from models.release import Release
 from monitoring.alert_log import note
@@ -63,7 +64,7 @@ def probe() -> dict[str, str]:
         return {}
     found = {"stored queries": probe_release(scene, version), **probe_service(scene, version)}
     rows: list[dict[str, Any]] = [{"check": n, "found": w or "well"} for n, w in found.items()]
-    create_table_artifact(key="probe", table=rows)
+    create_table_artifact(key="probe", table=escape.markdown_rows(rows))
     wrong = {name: what for name, what in found.items() if what}
     if wrong:
         text = "\n".join(f"{name}: {what}" for name, what in wrong.items())

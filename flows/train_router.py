@@ -23,6 +23,7 @@ from flows.settle import settle
 from infra import training_steps
 from infra.registry import Registry
 from infra.settings import Settings, read_settings
+from models import escape
 from models.calibration import choose_defaults, training_rows
 from models.catalog import Catalog
 from models.domains import Domains
@@ -147,8 +148,8 @@ def evaluate_release(
     create_markdown_artifact(key="predictors", markdown=report_text(evaluation.reports))
     create_table_artifact(
         key="evaluation",
-        table=measures_table(evaluation.results),
-        description=f"{test.name}: {evaluation.results['test_queries']} unseen queries",
+        table=escape.markdown_rows(measures_table(evaluation.results)),
+        description=f"{escape.markdown(test.name)}: {evaluation.results['test_queries']} unseen queries",
     )
     return evaluation
 

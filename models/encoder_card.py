@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from models import escape
+
 
 def model_card(config: dict[str, Any], report: dict[str, Any]) -> str:
     """Markdown. config: ``encoder.json``. report: ``encoder-report.json``."""
@@ -12,7 +14,7 @@ def model_card(config: dict[str, Any], report: dict[str, Any]) -> str:
         "# MixLLM encoder",
         "",
         f"Query text → {config['dimension']}-dimensional unit embedding; reads "
-        f"{config['max_tokens']} tokens. Base model: {config['base_model']}"
+        f"{config['max_tokens']} tokens. Base model: {escape.markdown(config['base_model'])}"
         + (", tuned." if tuned else ", as published."),
         "",
         f"Trained for one router's predictors, on {report['queries']} queries (data digest "
@@ -52,5 +54,5 @@ def _tuning(report: dict[str, Any]) -> list[str]:
             f"{epoch['gap_closed']:.1%} | {epoch['within']:.3f} | {epoch['between']:.3f} |"
         )
     lines += ["", "Settings:", ""]
-    lines += [f"- {key}: {value}" for key, value in settings.items()]
+    lines += [f"- {key}: {escape.markdown(str(value))}" for key, value in settings.items()]
     return lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 # What begins something within a line of Markdown: code, emphasis, links, images, tables, formulas.
 MARKS = re.compile(r"([\\`*_\[\]|~$@])")
@@ -16,6 +18,14 @@ def markdown(text: str) -> str:
     line = MARKS.sub(r"\\\1", line)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return ADDRESS.sub(lambda match: "".join(f"\\{mark}" for mark in match[0]), line)
+
+
+def markdown_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a table whose cells of text are shown as Markdown, as Prefect's pages do."""
+    return [
+        {name: markdown(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+        for row in rows
+    ]
 
 
 def label(text: str) -> str:

@@ -154,14 +154,18 @@ def report_text(reports: Sequence[PredictorReport]) -> str:
     ]
     for r in reports:
         auc = "–" if r.auc is None else f"{r.auc:.3f}"
+        flags = escape.markdown("; ".join(r.flags)) or "–"
         lines.append(
             f"| {escape.markdown(r.llm)} | {r.training_rows} | {r.queries} | {r.skill:.3f} | {auc} "
             f"| {r.calibration_error:.3f} (≤ {r.calibration_threshold:.3f}) "
-            f"| {r.length_skill:.3f} | {r.length_ratio:.2f} | {'; '.join(r.flags) or '–'} |"
+            f"| {r.length_skill:.3f} | {r.length_ratio:.2f} | {flags} |"
         )
     lines += [
         "",
-        *(f"- **{escape.markdown(llm)}**: {flags}" for llm, flags in flags_of(reports).items()),
+        *(
+            f"- **{escape.markdown(llm)}**: {escape.markdown(flags)}"
+            for llm, flags in flags_of(reports).items()
+        ),
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -465,7 +465,9 @@ def gate_table(verdict: Verdict) -> str:
         return "–" if value is None else f"{value:.4g}"
 
     marks = {PASSES: PASSES, FAILS: f"**{FAILS}**", NOT_MEASURED: NOT_MEASURED}
-    against = f"against {verdict.against}" if verdict.against else "the first release"
+    against = (
+        f"against {escape.markdown(verdict.against)}" if verdict.against else "the first release"
+    )
     lines = [
         f"Release {verdict.version}, {against}, verdict {verdict.number}: **{verdict.word}**.",
         "",
@@ -479,9 +481,10 @@ def gate_table(verdict: Verdict) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for c in verdict.checks:
-        necessary = f"no: {c.excuse}" if c.excuse else "yes"
+        necessary = f"no: {escape.markdown(c.excuse)}" if c.excuse else "yes"
         lines.append(
-            f"| {escape.markdown(c.name)} | {shown(c.champion)} | {shown(c.release)} | {c.allowed} | "
-            f"{marks[c.state]} | {necessary} | {escape.markdown(c.reason)} |"
+            f"| {escape.markdown(c.name)} | {shown(c.champion)} | {shown(c.release)} | "
+            f"{escape.markdown(c.allowed)} | {marks[c.state]} | {necessary} | "
+            f"{escape.markdown(c.reason)} |"
         )
     return "\n".join([*lines, "", RULE])

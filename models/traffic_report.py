@@ -15,7 +15,8 @@ def traffic_table(found: dict[str, Any]) -> str:
     """Markdown: each β simulated, with what the live fleet gave beside it, then the sweep."""
     setting = found["setting"]
     lines = [
-        f"**{found['set']}**: {setting['queries']} queries at {setting['rate']:g} a second, "
+        f"**{escape.markdown(found['set'])}**: {setting['queries']} queries at "
+        f"{setting['rate']:g} a second, "
         f"{setting['candidates']} LLMs with {setting['concurrency']} at a time each, an answer after "
         f"{setting['time_limit']:g} s is worth 0.",
         "",
@@ -61,7 +62,9 @@ def traffic_table(found: dict[str, Any]) -> str:
 def cells_of(row: dict[str, Any]) -> str:
     """Worth, cost, share of late answers, seconds, and who answered."""
     often = sorted(row["shares"].items(), key=lambda item: -item[1])
-    named = ", ".join(f"{name} {share:.0%}" for name, share in often if share > 0.05)
+    named = ", ".join(
+        f"{escape.markdown(name)} {share:.0%}" for name, share in often if share > 0.05
+    )
     return (
         f"{row['worth']:.4f} | {1000 * row['cost_usd']:.3f} | {row['late']:.1%} | "
         f"{row['seconds_p50']:.1f} / {row['seconds_p95']:.1f} | {named}"

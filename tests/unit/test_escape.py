@@ -7,8 +7,11 @@ import pytest
 from markdown_it import MarkdownIt
 
 from models import escape
+from models.release_gate import PASSES, Check, Verdict, gate_table
 from models.tag_audit import TagAudit, audit_text, plot_audit
+from models.traffic_report import traffic_table
 
+TABLE = "|" + " a |" * 7 + "\n|" + " --- |" * 7 + "\n"
 ATTACKS = (
     "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
@@ -55,6 +58,26 @@ def test_an_audit_of_such_queries_is_shown_and_plotted(attack: str, tmp_path: Pa
         assert mark not in page
     plot_audit(audit, tmp_path / "audit.png")
     assert (tmp_path / "audit.png").is_file()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_page_of_a_flow_is_changed_by_a_name(attack: str) -> None:
+    """Prefect shows a table's cells of text as Markdown too."""
+    check = Check(attack, 1.0, 1.0, attack, PASSES, attack, attack)
+    verdict = Verdict("2", attack, (check,), changed=attack)
+    row = {"worth": 1.0, "cost_usd": 1.0, "late": 0.0, "seconds_p50": 1.0, "seconds_p95": 1.0}
+    curve = [{**row, "shares": {attack: 1.0}}]
+    setting = {"queries": 1, "rate": 1.0, "candidates": 1, "concurrency": 1, "time_limit": 1.0}
+    traffic = {"set": attack, "setting": setting}
+    traffic["simulated"] = [{"beta": 0.1, "aiq": 0.5, "curve": curve}]
+    cells = escape.markdown_rows([{"check": "answers", "found": attack, "count": 3}])
+    assert (cells[0]["check"], cells[0]["count"]) == ("answers", 3)
+    for text in (gate_table(verdict), traffic_table(traffic), str(cells[0]["found"])):
+        page = rendered(text)
+        for mark in ("<script", "<img", "<a ", "<code", "<h1", "<em"):
+            assert mark not in page
+    (line,) = [x for x in gate_table(verdict).splitlines() if x.endswith("|")][2:]
+    assert rendered(f"{TABLE}{line}").count("<td") == 7
 
 
 def test_a_plot_shows_dollars() -> None:
