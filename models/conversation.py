@@ -19,6 +19,12 @@ ABILITY_OF_PART: Final = {
     "file": "files", "input_file": "files", "document": "files", "file_url": "files",
     "video_url": "video", "input_video": "video", "video": "video",
 }  # fmt: skip
+# The least that tokenizers of today make of ordinary text: what a prompt may have at most follows.
+LEAST_BYTES_PER_TOKEN: Final = 3
+# Likewise the most for a part of a message that is not text.
+MOST_PART_TOKENS: Final = 1500
+# Fields of a request that its LLM reads beside the messages.
+READ: Final = ("tools", "functions", "response_format", "prediction")
 UNWRITTEN: Final = frozenset({"id", "type", "index", "role"})
 
 
@@ -67,6 +73,25 @@ def read_conversation(
     return Conversation(text, more, tuple(needed))
 
 
+def most_tokens(request: Mapping[str, Any]) -> float:
+    """Tokens of all that a request's LLM reads, rather too many than too few."""
+    size = sum(_size(str(request[name])) for name in READ if request.get(name))
+    parts = 0
+    for message in request.get("messages") or ():
+        content = message.get("content")
+        size += _size(text_of(content))
+        others = {k: v for k, v in message.items() if k not in ("role", "content") and v}
+        size += _size(str(others)) if others else 0
+        if isinstance(content, list):
+            parts += sum(isinstance(p, dict) and p.get("type") != "text" for p in content)
+    return size / LEAST_BYTES_PER_TOKEN + MOST_PART_TOKENS * parts
+
+
+def _size(text: str) -> int:
+    """Bytes of UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
 def _asked_abilities(tools: Sequence[Any] | None, request: Mapping[str, Any]) -> Iterator[str]:
     """What the request's own fields need."""
     if tools or request.get("functions"):
@@ -100,7 +125,7 @@ def length_of(written: Any) -> int:
     while left:
         value = left.pop()
         if isinstance(value, str):
-            total += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+            total += _size(value)
         elif isinstance(value, Mapping):
             for name, inner in value.items():
                 if name not in UNWRITTEN:

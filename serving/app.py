@@ -20,6 +20,7 @@ from models.decision import Wishes
 from models.manifest import summary
 from serving import chat, feedback, paths, problems, request_metrics
 from serving.asking import Ask
+from serving.bodies import BodyRequest, apart
 from serving.limits import SizeLimits
 from serving.lookups import BATCH_SECONDS, SECONDS
 from serving.observations import observe, observed, sent
@@ -113,7 +114,7 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             state = await current_state(request)
             request.state.key_id = state.keys.admit(request.headers, scope)
-            return await handle(request)
+            return await handle(BodyRequest(request.scope, request.receive))
 
         return guarded
 
@@ -254,7 +255,7 @@ def create_app(get_state: Callable[[], ServiceState], max_body: int) -> FastAPI:
     async def import_feedback(
         request: Request, state: State, key_id: MayFeedBack
     ) -> FeedbackBatchResponse:
-        votes = feedback.scores(await request.body())
+        votes = await apart(request, feedback.scores, await request.body())
         return await keep_each(state, votes, key_id)
 
     @routes.get(

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any, Final
 
 from models.billing import dearest_prices
-from models.conversation import text_of
 from monitoring.answers import month_start
 from monitoring.keys import ApiKey, dollars
 from serving.job import Job
@@ -23,12 +22,6 @@ QUOTA: Final = "insufficient_quota"
 MARGIN: Final = 2.0
 # Held where nothing is predicted of an answer's length.
 UNKNOWN_TOKENS: Final = 1024
-# UTF-8 bytes of text per token, at the least that tokenizers of today make of ordinary text.
-BYTES_PER_TOKEN: Final = 3
-# Fields of a request that its LLM reads beside the messages.
-READ: Final = ("tools", "functions", "response_format", "prediction")
-# Held for a part of a message that is not text.
-PART_TOKENS: Final = 1500
 
 
 class Budgets:
@@ -135,7 +128,7 @@ def dearest(job: Job, llm: str) -> float:
     predicted length.
     """
     entry = job.entries[llm]
-    prompt = max(job.prompt_tokens, prompt_bound(job.body))
+    prompt = max(job.prompt_tokens, job.most_prompt_tokens)
     count = whole_number(job.body.get("n")) or 1
     limits = [whole_number(job.body.get(name)) for name in ("max_completion_tokens", "max_tokens")]
     given = [limit for limit in limits if limit is not None]
@@ -154,17 +147,3 @@ def whole_number(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and value > 0 else None
-
-
-def prompt_bound(body: Mapping[str, Any]) -> float:
-    """Tokens of all that a chat's LLM reads, rather too many than too few."""
-    size = sum(len(str(body[name]).encode(errors="replace")) for name in READ if body.get(name))
-    parts = 0
-    for message in body.get("messages") or ():
-        content = message.get("content")
-        size += len(text_of(content).encode(errors="replace"))
-        others = {k: v for k, v in message.items() if k not in ("role", "content") and v}
-        size += len(str(others).encode(errors="replace")) if others else 0
-        if isinstance(content, list):
-            parts += sum(isinstance(p, dict) and p.get("type") != "text" for p in content)
-    return size / BYTES_PER_TOKEN + PART_TOKENS * parts

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Collection, Coroutine, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -14,12 +15,13 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from models.conversation import opening, read_conversation
+from models.conversation import Conversation, most_tokens, opening, read_conversation
 from models.decision import Wishes
 from models.digest import digest_text
 from models.errors import DecisionError, nearest
 from serving import metrics, telemetry
 from serving.asking import Ask
+from serving.bodies import apart
 from serving.event_stream import EventStream
 from serving.gateway import NobodyAnswered
 from serving.job import Job
@@ -27,7 +29,6 @@ from serving.problems import Problem, problem
 from serving.routing import Routed, routable
 from serving.schemas import ChatOptions, ChatRequest
 from serving.state import ServiceState
-from serving.upstream_answers import too_deep
 
 ROUTED: Final = "mixllm"
 SHOWN_CHARACTERS: Final = 100
@@ -43,16 +44,42 @@ T = TypeVar("T")
 
 
 async def read_body(request: Request) -> dict[str, Any]:
-    """The body as it was sent, to be sent on. Raises HTTPException for what is not strict JSON, or
-    could not be written again."""
-    raw = await request.body()
-    try:
-        body: dict[str, Any] = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise HTTPException(422, f"the body is not JSON: {error}") from error
-    if too_deep(raw, body):
-        raise HTTPException(422, "the body is nested too deeply")
+    """The body as it was sent, to be sent on. Raises HTTPException for what cannot be written again."""
+    body: dict[str, Any] = await request.json()
+    await apart(request, check_writable, body)
     return body
+
+
+def check_writable(body: Any) -> None:
+    """Raises HTTPException."""
+    try:
+        orjson.dumps(body)
+    except orjson.JSONEncodeError as error:
+        deep = "recursion" in str(error).lower()
+        why = "is nested too deeply" if deep else f"cannot be sent on: {error}"
+        raise HTTPException(422, f"the body {why}") from error
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a chat's body says of its prompt.
+
+    most_tokens: of the prompt, rather too many than too few.
+    session: the conversation's id.
+    """
+
+    conversation: Conversation
+    most_tokens: float
+    session: str | None
+
+
+def read_prompt(state: ServiceState, options: ChatOptions, body: dict[str, Any]) -> Reading:
+    """Takes time for each of the body's values."""
+    return Reading(
+        read_conversation(body["messages"], body.get("tools"), body),
+        most_tokens(body),
+        session_of(state, options, body),
+    )
 
 
 def read_options(chat: ChatRequest, headers: Mapping[str, str]) -> ChatOptions:
@@ -92,25 +119,26 @@ async def complete(
     state.keys.check_budget(key_id)
     body = await read_body(request)
     options = read_options(chat, request.headers)
+    reading = await apart(request, read_prompt, state, options, body)
     state.gateway.follow(state.champion.upstreams)
     with telemetry.span("chat", request.headers, stream=bool(chat.stream)):
         with telemetry.span("route"):
-            routed = await decide(state, chat, body, options, key_id)
+            routed = await decide(state, chat, body, reading, options, key_id)
             telemetry.annotate(decision_id=routed.decision_id, llm=routed.llm)
-        job = job_of(state, chat, body, routed, options, key_id, started)
+        job = job_of(state, chat, body, routed, reading, options, key_id, started)
         metrics.overhead.observe(time.monotonic() - started)
         try:
             if job.stream:
                 stream = await unless_gone(request, state.gateway.start(job))
                 if stream is None:
                     return Response(status_code=499)
-                remember(state, job, options, body)
+                state.router.sessions.note(key_id, reading.session, str(job.llm))
                 headers = told_headers(job, final=False)
                 return EventStream(stream, headers, state.settings.client_timeout)
             whole = await unless_gone(request, state.gateway.answer(job))
             if whole is None:
                 return Response(status_code=499)
-            remember(state, job, options, body)
+            state.router.sessions.note(key_id, reading.session, str(job.llm))
         except NobodyAnswered as error:
             return failed(error, chat.model != ROUTED, told_headers(job, final=False))
     headers = told_headers(job, final=True)
@@ -121,6 +149,7 @@ async def decide(
     state: ServiceState,
     chat: ChatRequest,
     body: dict[str, Any],
+    reading: Reading,
     options: ChatOptions,
     key_id: str | None,
 ) -> Routed:
@@ -134,7 +163,7 @@ async def decide(
             503, "no candidate has an upstream: give them in the catalog, or in MIXLLM_CATALOG"
         )
     wishes = {name: getattr(options, name) for name in Wishes.model_fields}
-    conversation = read_conversation(body["messages"], body.get("tools"), body)
+    conversation = reading.conversation
     pinned = chat.model != ROUTED
     if pinned:
         if catalog is not None and chat.model not in known:
@@ -149,7 +178,7 @@ async def decide(
         more_tokens=conversation.more_tokens,
         max_response_tokens=max_tokens_of(body),
         pinned=pinned,
-        session=session_of(state, options, body),
+        session=reading.session,
         key_id=key_id,
         reachable=frozenset(state.gateway.endpoints),
         unavailable=state.gateway.unavailable(),
@@ -192,6 +221,7 @@ def job_of(
     chat: ChatRequest,
     body: dict[str, Any],
     routed: Routed,
+    reading: Reading,
     options: ChatOptions,
     key_id: str | None,
     started: float,
@@ -227,6 +257,7 @@ def job_of(
             "fallback": routed.fallback,
         },
         key_id=key_id,
+        most_prompt_tokens=reading.most_tokens,
         started=started,
     )
 
@@ -236,12 +267,6 @@ def session_of(state: ServiceState, options: ChatOptions, body: dict[str, Any]) 
     if options.session is None and (options.switching_cost or state.settings.switching_cost):
         return digest_text(opening(body["messages"]))
     return options.session
-
-
-def remember(state: ServiceState, job: Job, options: ChatOptions, body: dict[str, Any]) -> None:
-    """Who answered in this conversation."""
-    assert job.llm is not None
-    state.router.sessions.note(job.key_id, session_of(state, options, body), job.llm)
 
 
 def told_headers(job: Job, final: bool) -> dict[str, str]:

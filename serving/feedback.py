@@ -17,6 +17,7 @@ from infra.text import storable_text
 from monitoring.decisions import new_id
 from monitoring.feedback import read_feedback, reward_of
 from serving import metrics
+from serving.bodies import check_size
 from serving.observations import as_uuid
 from serving.schemas import (
     MAX_BATCH,
@@ -26,6 +27,8 @@ from serving.schemas import (
 )
 from serving.state import ServiceState
 
+# Of an import; empty ones count too.
+MAX_LINES: Final = 2 * MAX_BATCH
 # Makes one vote. Raises HTTPException.
 Vote = Callable[[], FeedbackRequest]
 AWAY: Final = "the decision cannot be looked up while Postgres is away; nothing was kept"
@@ -39,9 +42,10 @@ def votes(given: Sequence[FeedbackRequest]) -> list[Vote]:
 def scores(body: bytes) -> list[Vote]:
     """The scores of an OpenAI evaluation run: its output items as JSON Lines. Raises
     HTTPException."""
-    lines = [line for line in body.split(b"\n") if line.strip()]
-    if len(lines) > MAX_BATCH:
-        raise HTTPException(422, f"{len(lines)} lines; send at most {MAX_BATCH} at a time")
+    every = body.split(b"\n", MAX_LINES)
+    lines = [line for line in every if line.strip()]
+    if len(lines) > MAX_BATCH or len(every) > MAX_LINES:
+        raise HTTPException(422, f"over {MAX_BATCH} lines; send at most {MAX_BATCH} at a time")
     return [partial(scored, line) for line in lines]
 
 
@@ -78,6 +82,7 @@ def scored(line: bytes) -> FeedbackRequest:
     The decision is named in the item's data (``decision_id``, or the completion's ``mixllm`` field);
     the quality is the mean of the graders' scores, or whether the item passed.
     """
+    check_size(line)
     try:
         item = EvaluationItem.model_validate_json(line)
         scores = [result.score for result in item.results if result.score is not None]

@@ -24,10 +24,13 @@ REASONING: Final = ("reasoning_content", "reasoning")
 class Job:
     """One chat completion to carry out, and what became of it.
 
-    ranking: candidates to ask, best first; more than one unless the client pinned one. body: as it is
-    sent on. response_tokens: predicted of each candidate. prompt_tokens: predicted, for where no
-    usage comes back. told: what the response says of its routing. length: bytes of UTF-8 that were
-    generated; counted: those before the last usage.
+    ranking: candidates to ask, best first; more than one unless the client pinned one.
+    body: as it is sent on.
+    response_tokens: predicted of each candidate.
+    prompt_tokens: predicted, for where no usage comes back.
+    told: what the response says of its routing.
+    most_prompt_tokens: rather too many than too few, for what is held.
+    length: bytes of UTF-8 that were generated; counted: those before the last usage.
     """
 
     decision_id: str
@@ -39,6 +42,7 @@ class Job:
     prompt_tokens: float
     told: dict[str, Any]
     key_id: str | None = None
+    most_prompt_tokens: float = 0.0
     started: float = field(default_factory=time.monotonic)
     attempts: list[dict[str, Any]] = field(default_factory=list)
     llm: str | None = None

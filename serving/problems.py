@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import fastapi
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -56,7 +57,7 @@ def problem(
     return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
 
 
-class Problem(HTTPException):
+class Problem(fastapi.HTTPException):
     """A refusal that says which part of the request it is about, and has a code for programs."""
 
     def __init__(

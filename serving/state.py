@@ -32,7 +32,7 @@ from serving import metrics
 from serving.budgets import dearest
 from serving.challenger import Challenger
 from serving.champion import Champion
-from serving.echo import without_echo
+from serving.echo import Echoes
 from serving.gateway import Gateway
 from serving.job import Job
 from serving.keys import KeyRing
@@ -208,6 +208,7 @@ class ServiceState:
     def _finished(self, job: Job, status: str, error: str | None) -> None:
         """A chat completion ended."""
         seconds = time.monotonic() - job.started
+        echoes = Echoes(job.body)
         billed = job.billed
         prompt = billed.usage.prompt_tokens if billed else None
         response = billed.usage.response_tokens if billed else None
@@ -216,9 +217,10 @@ class ServiceState:
             "finished_at": datetime.now(UTC).isoformat(),
             "llm": job.llm,
             "status": status,
-            "error": self._kept(error, job),
+            "error": self._kept(error, echoes),
             "attempts": [
-                {**attempt, "error": self._kept(attempt["error"], job)} for attempt in job.attempts
+                {**attempt, "error": self._kept(attempt["error"], echoes)}
+                for attempt in job.attempts
             ],
             "prompt_tokens": prompt,
             "response_tokens": response,
@@ -243,11 +245,11 @@ class ServiceState:
             metrics.predicted_tokens.labels(job.llm).inc(job.response_tokens[job.llm])
             metrics.observed_tokens.labels(job.llm).inc(response or 0)
 
-    def _kept(self, message: str | None, job: Job) -> str | None:
+    def _kept(self, message: str | None, echoes: Echoes) -> str | None:
         """An error message as logs and tables keep it."""
         if self.settings.store_queries == "full":
             return message
-        return without_echo(message, job.body)
+        return echoes.mask(message)
 
     def remembers(self, identity: str) -> bool:
         """Whether a decision is known without Postgres."""

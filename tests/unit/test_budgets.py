@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from models.catalog import Candidate
+from models.conversation import most_tokens
 from monitoring.answers import month_start
 from monitoring.keys import ApiKey, dollars, hash_key
 from serving import budgets
@@ -132,7 +133,10 @@ def job(body: dict[str, Any], predicted: float | None = 100.0, **limits: Any) ->
         **limits,
     )
     tokens = {} if predicted is None else {"a": predicted}
-    return Job("id", ["a"], body, False, {"a": entry}, tokens, 30.0, {})
+    return Job(
+        "id", ["a"], body, False, {"a": entry}, tokens, 30.0, {},
+        most_prompt_tokens=most_tokens(body),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from serving import echo
-from serving.echo import without_echo
+from serving.echo import MOST_TEXTS, Echoes, letters_of, squeeze
 
 SECRET = 'My name is Ann O\'Neil,\n"born" 1980 in Köln'
 BODY = {
@@ -35,24 +35,48 @@ BODY = {
     ],
 )
 def test_the_prompt_is_masked_and_the_rest_stays(message: str | None, kept: str | None) -> None:
-    assert without_echo(message, BODY) == kept
+    assert Echoes(BODY).mask(message) == kept
 
 
-def test_of_a_huge_prompt_no_words_are_kept() -> None:
-    body = {"messages": [{"role": "user", "content": "a secret " * 50_000}]}
-    assert without_echo("llm answered 400: a secret", body) == "llm answered 400"
+@pytest.mark.parametrize(
+    "content",
+    ["a secret " * 50_000, ["a secret"] * (MOST_TEXTS + 1), [""] * (MOST_TEXTS + 1) + ["a secret"]],
+)
+def test_a_huge_prompt_is_not_looked_through_and_no_words_are_kept(
+    content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(echo, "letters_of", None)
+    monkeypatch.setattr(echo, "squeeze", None)
+    body = {"messages": [{"role": "user", "content": content}]}
+    assert Echoes(body).mask("llm answered 400: a secret") == "llm answered 400"
 
 
-def test_a_huge_prompt_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    read = 0
-    whole = echo.squeeze
+def test_a_prompt_is_read_once_for_all_messages_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
 
-    def counted(text: str) -> object:
-        nonlocal read
-        read += len(text)
-        return whole(text)
+    def counted(text: str) -> str:
+        read.append(text)
+        return letters_of(text)
 
-    monkeypatch.setattr(echo, "squeeze", counted)
-    body = {"messages": [{"role": "user", "content": "a" * 1_000_000}]}
-    assert without_echo("llm answered 400: aaaa", body) == "llm answered 400"
-    assert read == 0
+    monkeypatch.setattr(echo, "letters_of", counted)
+    echoes = Echoes({"messages": [{"role": "user", "content": "My name is Ann O'Neil"}]})
+    assert echoes.mask(None) is None
+    assert not read, "most requests have no error"
+    for _ in range(3):
+        assert echoes.mask("x: my name is Ann O'Neil!") == "x: …!"
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ΟΔΥΣΣΕΥΣ ΟΔΥΣΣΕΥΣ", "İstanbul", "K\\u00f6ln\\n\\\\n 5", "a_b-c", "Ünïcödé ①½", "\ud800x"],
+)
+def test_prompts_and_messages_are_read_alike(text: str) -> None:
+    assert squeeze(text)[0] == letters_of(text)
+
+
+def test_a_deep_prompt_is_read() -> None:
+    deep: object = "a secret of many letters"
+    for _ in range(5000):
+        deep = [deep]
+    assert Echoes({"messages": deep}).mask("x: a secret of many letters") == "x: …"
