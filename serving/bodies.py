@@ -16,6 +16,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import orjson
 from fastapi import Request
 
+from serving.json_values import few_values
 from serving.problems import Problem
 
 # Objects, lists, and what is in them. Two thousand messages with tool calls have 30,000.
@@ -71,15 +72,3 @@ def check_size(raw: bytes) -> None:
     if not few_values(raw, MAX_VALUES):
         message = f"the body has over {MAX_VALUES} values: fields, list items, objects and lists"
         raise Problem(422, message, code="too_many_values")
-
-
-def few_values(raw: bytes, most: int) -> bool:
-    """Whether JSON has at most so many values, names included; by its punctuation, without parsing.
-
-    Exact enough: what is no JSON is counted only up to where a parser stops anyway.
-    """
-    text = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    if text.count(b'"') > 4 * most:  # a name and a value each have two
-        return False
-    outside = b"".join(text.split(b'"')[::2])
-    return sum(outside.count(mark) for mark in (b",", b"[", b"{")) <= most

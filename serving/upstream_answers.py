@@ -7,9 +7,13 @@ from typing import Any, Final
 
 import orjson
 
+from serving.json_values import few_values
+
 Body = dict[str, Any]
 MAX_DEPTH: Final = 200  # orjson writes 254 levels
 NOTHING: Final = object()
+# Of an answer that is not strict JSON, which takes far longer to read.
+MAX_ODD_VALUES: Final = 1_000_000
 # The parts of a message or delta that say something to the client.
 SAYS_NOTHING: Final = ("role", "index", "name")
 
@@ -23,35 +27,37 @@ def parse_json(raw: bytes) -> Any:
     try:
         parsed = orjson.loads(raw.removeprefix(b"\xef\xbb\xbf"))
     except orjson.JSONDecodeError:
+        if not few_values(raw, MAX_ODD_VALUES):
+            return NOTHING
         try:
-            parsed = json.loads(
-                raw.decode("utf-8-sig", errors="replace"),
-                parse_constant=lambda _: None,
-                parse_int=whole_number,
-            )
-            parsed = writable(parsed)
-        except (ValueError, RecursionError):
+            parsed = parse_odd(raw.decode("utf-8-sig", errors="replace"))
+        except (ValueError, RecursionError, orjson.JSONEncodeError):
             return NOTHING
     return NOTHING if too_deep(raw, parsed) else parsed
 
 
+def parse_odd(text: str) -> Any:
+    """JSON that is not strict, as a value that can be written again. Raises ValueError, RecursionError,
+    JSONEncodeError.
+
+    No step is a walk in Python: an answer may have a million values.
+    """
+    parsed = json.loads(text, parse_constant=null)
+    try:
+        return orjson.loads(orjson.dumps(parsed))  # which makes null of what is infinite
+    except orjson.JSONEncodeError:  # halves of surrogate pairs, or integers of over 64 bits
+        whole = json.dumps(parsed, ensure_ascii=False)
+        sound = whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        parsed = json.loads(sound, parse_constant=null, parse_int=whole_number)
+        return orjson.loads(orjson.dumps(parsed))
+
+
+def null(_: str) -> None:
+    return None
+
+
 def whole_number(digits: str) -> int | float:
     return int(digits) if len(digits) < 19 else float(digits)
-
-
-def writable(value: Any, depth: int = 0) -> Any:
-    """The value with texts that UTF-8 can hold. Raises ValueError where it is nested too deeply."""
-    if depth > MAX_DEPTH:
-        raise ValueError("nested too deeply")
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [writable(part, depth + 1) for part in value]
-    if isinstance(value, dict):
-        return {writable(k): writable(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, float) and not -1e308 < value < 1e308:
-        return None
-    return value
 
 
 def too_deep(raw: bytes, parsed: Any) -> bool:

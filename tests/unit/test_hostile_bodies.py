@@ -28,7 +28,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, of its own metrics
     from serving import bodies
     from serving.app import create_app
-    from serving.bodies import LARGE_BYTES, MAX_VALUES, BodyRequest, few_values, parse
+    from serving.bodies import LARGE_BYTES, MAX_VALUES, BodyRequest, parse
+    from serving.json_values import few_values
     from serving.lookups import Lookups
 
 KEY = "s3cret"
