@@ -94,7 +94,12 @@ class Visitors:
     async def _chat(self, content: Any, **more: Any) -> int:
         messages = [{"role": "user", "content": content}]
         body = {"model": "mixllm", "messages": messages, **more}
-        return (await self._post("/v1/chat/completions", body)).status_code
+        response = await self._post("/v1/chat/completions", body)
+        status = response.status_code
+        # A pinned LLM's own error 500 is passed on: a bad gateway, here.
+        if status == 500 and response.json()["error"]["code"] != "internal_error":
+            status = 502
+        return status
 
     async def plain(self) -> int:
         return await self._chat(self._question())
