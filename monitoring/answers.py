@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -49,6 +49,11 @@ def read_answer(engine: Engine, decision_id: UUID) -> dict[str, Any] | None:
     return {**row, **shown}
 
 
+def charged(row: Mapping[str, Any]) -> float:
+    """USD that an answer row takes from its key's budget, also a row of an older version."""
+    return (row.get("cost_usd") or 0.0) + (row.get("lost_usd") or 0.0)
+
+
 def month_start(now: datetime | None = None) -> datetime:
     """When the budgets' month began, UTC."""
     now = now or datetime.now(UTC)
@@ -58,7 +63,12 @@ def month_start(now: datetime | None = None) -> datetime:
 def spent_this_month(engine: Engine, since: datetime | None = None) -> dict[str, float]:
     """API key → USD since the month began. since: that month's beginning."""
     statement = (
-        select(answers.c.key_id, func.sum(answers.c.cost_usd))
+        select(
+            answers.c.key_id,
+            func.sum(
+                func.coalesce(answers.c.cost_usd, 0.0) + func.coalesce(answers.c.lost_usd, 0.0)
+            ),
+        )
         .where(answers.c.key_id.is_not(None), answers.c.finished_at >= (since or month_start()))
         .group_by(answers.c.key_id)
     )

@@ -75,6 +75,7 @@ answers = Table(
     Column("prompt_tokens", Integer),
     Column("response_tokens", Integer),
     Column("cost_usd", Double),
+    Column("lost_usd", Double, comment="May be charged for calls that brought no answer."),
     Column("first_token_seconds", Double),
     Column("seconds", Double, nullable=False, comment="From the request to the answer's end."),
     Column("streamed", Boolean, nullable=False),

@@ -6,6 +6,7 @@ open again for twice as long. After Nygard, *Release It!*.
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Final
 
 FAILURES: Final = 5
@@ -14,43 +15,54 @@ MAX_OPEN_SECONDS: Final = 120.0
 
 
 class Breaker:
-    """The state of one candidate. Times are those of one monotonic clock, in seconds."""
+    """The state of one candidate. Times are those of one monotonic clock, in seconds.
+
+    A request takes a ticket when it goes out and shows it when it ends: what a request says that went
+    out before the probe must not end the probe.
+    """
 
     def __init__(self) -> None:
         self.failures = 0
         self._opens_for = OPEN_SECONDS
         self._closed_until = 0.0  # nobody is let through before this, after a failure too many
         self._paused_until = 0.0
-        self._probing = False
+        self._tickets = count(1)
+        self._probe: int | None = None  # the ticket of the request that probes
 
     def state(self, now: float) -> str:
         if self.failures < FAILURES:
             return "paused" if now < self._paused_until else "closed"
-        return "open" if self._probing or now < self._closed_until else "half-open"
+        waits = self._probe is not None or now < max(self._closed_until, self._paused_until)
+        return "open" if waits else "half-open"
 
     def lets_through(self, now: float) -> bool:
         return self.state(now) in ("closed", "half-open")
 
-    def enter(self, now: float) -> None:
-        """A request goes out; in half-open it is the probe, and the only one."""
-        self._probing = self.state(now) == "half-open"
+    def enter(self, now: float) -> int:
+        """A request goes out; in half-open it is the probe. Returns its ticket."""
+        ticket = next(self._tickets)
+        if self.state(now) == "half-open":
+            self._probe = ticket
+        return ticket
 
-    def leave(self) -> None:
-        """A request ended without saying anything of the candidate."""
-        self._probing = False
+    def leave(self, ticket: int) -> None:
+        """A request ended, perhaps without saying anything of the candidate."""
+        if ticket == self._probe:
+            self._probe = None
 
     def succeed(self) -> None:
-        self.failures, self._opens_for, self._probing = 0, OPEN_SECONDS, False
+        """The candidate answers, whoever asked it."""
+        self.failures, self._opens_for, self._probe = 0, OPEN_SECONDS, None
 
-    def fail(self, now: float) -> None:
-        if self._probing:
+    def fail(self, now: float, ticket: int) -> None:
+        if ticket == self._probe:
             self._opens_for = min(2 * self._opens_for, MAX_OPEN_SECONDS)
-        self._probing = False
+        self.leave(ticket)
         self.failures += 1
         if self.failures >= FAILURES:
             self._closed_until = now + self._opens_for
 
-    def pause(self, seconds: float, now: float) -> None:
+    def pause(self, seconds: float, now: float, ticket: int) -> None:
         """The candidate asked to be left alone so long (429)."""
-        self._probing = False
+        self.leave(ticket)
         self._paused_until = max(self._paused_until, now + min(seconds, MAX_OPEN_SECONDS))

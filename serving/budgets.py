@@ -127,19 +127,35 @@ def dearest(job: Job, llm: str) -> float:
     The client's own limit on the answer's tokens is a bound; without one it is a multiple of the
     predicted length.
     """
-    entry = job.entries[llm]
+    return _cost(job, llm, _most_response_tokens(job, llm))
+
+
+def assumed(job: Job, llm: str) -> float:
+    """USD that a call is counted at whose LLM may charge for it though no answer came: never more than
+    was held, and no more than a multiple of the predicted length, whatever limit the client gave."""
+    likely = _likely_response_tokens(job, llm)
+    return _cost(job, llm, min(likely, _most_response_tokens(job, llm)))
+
+
+def _cost(job: Job, llm: str, response: float) -> float:
+    """USD at the dearest prices. response: tokens of one choice."""
     prompt = max(job.prompt_tokens, job.most_prompt_tokens)
     count = whole_number(job.body.get("n")) or 1
+    input_price, output_price = dearest_prices(job.entries[llm])
+    return (input_price * prompt + output_price * response * count) / 1e6
+
+
+def _likely_response_tokens(job: Job, llm: str) -> float:
+    predicted = job.response_tokens.get(llm)
+    return float(UNKNOWN_TOKENS) if predicted is None else MARGIN * predicted
+
+
+def _most_response_tokens(job: Job, llm: str) -> float:
     limits = [whole_number(job.body.get(name)) for name in ("max_completion_tokens", "max_tokens")]
     given = [limit for limit in limits if limit is not None]
-    predicted = job.response_tokens.get(llm)
-    response = float(UNKNOWN_TOKENS) if predicted is None else MARGIN * predicted
-    if given:
-        response = float(max(given))
-    if entry.context_window is not None:
-        response = min(response, float(entry.context_window))
-    input_price, output_price = dearest_prices(entry)
-    return (input_price * prompt + output_price * response * count) / 1e6
+    response = float(max(given)) if given else _likely_response_tokens(job, llm)
+    window = job.entries[llm].context_window
+    return response if window is None else min(response, float(window))
 
 
 def whole_number(value: Any) -> int | None:

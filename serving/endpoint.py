@@ -10,9 +10,10 @@ import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import orjson
@@ -51,6 +52,10 @@ BACKOFF_SECONDS: Final = 0.25
 MAX_BACKOFF_SECONDS: Final = 8.0
 # Longer than this nobody waits for a candidate that names a time; another one is asked.
 MAX_RETRY_AFTER_SECONDS: Final = 5.0
+# How calls end that were perhaps answered in vain: too late, broken off, or unreadably.
+MAY_COST: Final = ("timeout", "broken", "garbage")
+# Likewise the statuses of a gateway that did not wait for an answer any longer.
+GATEWAY_TIMEOUTS: Final = (408, 504, 524)
 AGAIN: Final = ("rate_limited", "connect", "server_error", "garbage", "broken", "exhausted")
 DONE: Final = b"[DONE]"
 PATH: Final = "/chat/completions"
@@ -89,6 +94,36 @@ class UpstreamError(Exception):
         if self.retry_after is not None and self.retry_after > MAX_RETRY_AFTER_SECONDS:
             return False
         return self.kind in AGAIN
+
+    @property
+    def may_cost(self) -> bool:
+        """Whether the candidate may charge for a request that was sent and ended so."""
+        return self.kind in MAY_COST or self.status in GATEWAY_TIMEOUTS
+
+
+@dataclass
+class Attempt:
+    """One request to a candidate.
+
+    alone: whether no other candidate is left, so that it is asked though its breaker is open.
+    sent: whether its head has gone out.
+    """
+
+    alone: bool = True
+    sent: bool = False
+
+
+async def note_sent(session: Any, context: Any, parameters: Any) -> None:
+    """Told by the HTTP client when a request's head has gone out."""
+    if isinstance(context.trace_request_ctx, Attempt):
+        context.trace_request_ctx.sent = True
+
+
+def tracing() -> aiohttp.TraceConfig:
+    """Lets a session tell an ``Attempt`` that it was sent."""
+    config = aiohttp.TraceConfig()
+    config.on_request_headers_sent.append(note_sent)
+    return config
 
 
 class Endpoint:
@@ -179,7 +214,9 @@ class Endpoint:
             headers[self.spec.key_header] = f"Bearer {key}" if bearer else key
         return headers
 
-    async def open(self, body: Body, stream: bool, trace: Mapping[str, str]) -> Reply:
+    async def open(
+        self, body: Body, stream: bool, trace: Mapping[str, str], attempt: Attempt
+    ) -> Reply:
         """Send a request; of a stream, wait for the first event that says something.
 
         The caller closes the reply. What fails is counted against the candidate. Raises
@@ -191,9 +228,13 @@ class Endpoint:
             raise UpstreamError("busy", f"{self.name} has had its requests of this minute")
         headers = {**self.headers(), **trace}
         await self._enter()
-        self.breaker.enter(time.monotonic())
+        now = time.monotonic()
+        if not attempt.alone and self.breaker.state(now) == "open":
+            # It was not when this request was routed: others failed, or one is trying it now.
+            self.leave()
+            raise UpstreamError("busy", f"{self.name} is left alone after failures")
         choices = body.get("n")
-        reply = Reply(self, choices if isinstance(choices, int) else 1)
+        reply = Reply(self, self.breaker.enter(now), choices if isinstance(choices, int) else 1)
         try:
             sent = {**body, "model": self.spec.model or self.name}
             if stream and self.spec.stream_usage:
@@ -202,10 +243,10 @@ class Endpoint:
                     **(wanted if isinstance(wanted, dict) else {}),
                     "include_usage": True,
                 }
-            await self._begin(reply, sent, stream, headers)
+            await self._begin(reply, sent, stream, headers, attempt)
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                self.count(error)
+                self.count(error, reply.ticket)
             reply.close()
             raise
         return reply
@@ -223,7 +264,14 @@ class Endpoint:
         if self._gate is not None:
             self._gate.release()
 
-    async def _begin(self, reply: Reply, body: Body, stream: bool, headers: dict[str, str]) -> None:
+    async def _begin(
+        self,
+        reply: Reply,
+        body: Body,
+        stream: bool,
+        headers: dict[str, str],
+        attempt: Attempt,
+    ) -> None:
         # Causes are left out of what is raised: they may quote a header.
         if self._proxy_error is not None:
             raise self.error("refused", f": {self._proxy_error}")
@@ -237,6 +285,7 @@ class Endpoint:
                     timeout=self._timeout,
                     allow_redirects=False,
                     proxy=self._proxy,
+                    trace_request_ctx=attempt,
                 )
                 if not is_answer(reply.response.status):
                     raise await self._refusal(reply.response)
@@ -273,24 +322,25 @@ class Endpoint:
         wait = retry_after(response.headers) if kind in ("rate_limited", "server_error") else None
         return self.error(kind, message, status, words, wait)
 
-    def count(self, error: UpstreamError) -> None:
+    def count(self, error: UpstreamError, ticket: int) -> None:
         """Hold an error against the candidate, where it is the candidate's."""
         now = time.monotonic()
         if error.kind == "rate_limited":
-            self.breaker.pause(1.0 if error.retry_after is None else error.retry_after, now)
+            seconds = 1.0 if error.retry_after is None else error.retry_after
+            self.breaker.pause(seconds, now, ticket)
         elif error.kind not in ("invalid", "exhausted"):
-            self.breaker.fail(now)
+            self.breaker.fail(now, ticket)
 
 
 class Reply:
     """An answer on its way. Close it when done.
 
-    choices: how many were asked for. whole: a plain answer. unfinished: the indexes of a stream's
-    choices that have no finish reason yet.
+    ticket: the breaker's. choices: how many were asked for. whole: a plain answer. unfinished: the
+    indexes of a stream's choices that have no finish reason yet.
     """
 
-    def __init__(self, endpoint: Endpoint, choices: int = 1) -> None:
-        self.endpoint = endpoint
+    def __init__(self, endpoint: Endpoint, ticket: int, choices: int = 1) -> None:
+        self.endpoint, self.ticket = endpoint, ticket
         self.response: aiohttp.ClientResponse | None = None
         self.whole: Body = {}
         self.unfinished: set[int] = set()
@@ -309,7 +359,7 @@ class Reply:
             self._closed = True
             if self.response is not None:
                 self.response.close()
-            self.endpoint.breaker.leave()
+            self.endpoint.breaker.leave(self.ticket)
             self.endpoint.leave()
 
     @property
@@ -348,7 +398,7 @@ class Reply:
             while (later := await self._next(self._chunks)) is not None:
                 yield later
         except UpstreamError as error:
-            self.endpoint.count(error)
+            self.endpoint.count(error, self.ticket)
             raise
         self.endpoint.breaker.succeed()
 

@@ -16,7 +16,8 @@ from limits.strategies import MovingWindowRateLimiter
 from models.catalog import Upstream
 from models.waiting import Request, WaitingTracker
 from serving import metrics, telemetry
-from serving.endpoint import DONE, Endpoint, Reply, UpstreamError, backoff
+from serving.budgets import assumed
+from serving.endpoint import DONE, Attempt, Endpoint, Reply, UpstreamError, backoff, tracing
 from serving.job import Body, Job
 from serving.refusals import Refused
 from serving.upstream_answers import closing, is_last
@@ -75,7 +76,10 @@ class Gateway:
             connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
             # No cookies: what one LLM sets must not reach another on its host.
             self._session = aiohttp.ClientSession(
-                connector=connector, auto_decompress=True, cookie_jar=aiohttp.DummyCookieJar()
+                connector=connector,
+                auto_decompress=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trace_configs=[tracing()],
             )
         session = self._session
         self.endpoints = {
@@ -127,15 +131,14 @@ class Gateway:
         unpaid: Refused | None = None
         self._under_way.add(job.decision_id)
         try:
-            for llm in job.ranking[: 1 + OTHERS]:
+            asked = job.ranking[: 1 + OTHERS]
+            for place, llm in enumerate(asked, 1):
+                alone = not any(self.endpoints[name].available for name in asked[place:])
                 try:
-                    self._hold(job, llm)
+                    return await self._ask(job, llm, alone)
                 except Refused as error:  # a cheaper one may do
                     unpaid = unpaid or error
                     job.attempts.append(told_of(llm, "over_budget", str(error), 0.0))
-                    continue
-                try:
-                    return await self._ask(job, llm)
                 except UpstreamError as error:
                     errors.append(error)
                     metrics.upstream_failures.labels(llm, error.kind).inc()
@@ -153,27 +156,29 @@ class Gateway:
         self._end(job, "failed", str(failure))
         raise failure from None
 
-    async def _ask(self, job: Job, llm: str) -> Reply:
-        """One candidate, with its retries. Raises UpstreamError."""
+    async def _ask(self, job: Job, llm: str, alone: bool) -> Reply:
+        """One candidate, with its retries. alone: nobody else is left. Raises UpstreamError, Refused."""
         endpoint = self.endpoints[llm]
-        attempt = 0
+        retried = 0
         while True:
+            self._hold(job, llm)
+            attempt = Attempt(alone)
             begun = time.monotonic()
             request = Request.of(job.entries[llm], job.response_tokens.get(llm, 0.0))
             self.tracker.arrive(llm, job.decision_id, request, begun)
             try:
-                with telemetry.span("upstream", llm=llm, attempt=attempt) as trace:
-                    reply = await endpoint.open(job.body, job.stream, trace)
+                with telemetry.span("upstream", llm=llm, attempt=retried) as trace:
+                    reply = await endpoint.open(job.body, job.stream, trace, attempt)
             except BaseException as error:
                 ended = time.monotonic()
                 late = isinstance(error, UpstreamError) and error.kind == "timeout"
                 self.tracker.finish(llm, job.decision_id, ended, learn=late)
+                job.attempts.append(failure_of(job, llm, error, attempt, ended - begun))
                 if isinstance(error, UpstreamError):
-                    job.attempts.append(told_of(llm, error.kind, str(error), ended - begun))
-                    again = attempt < endpoint.spec.retries and error.again
+                    again = retried < endpoint.spec.retries and error.again
                     if again and endpoint.breaker.state(ended) != "open":
-                        await asyncio.sleep(backoff(attempt, error))
-                        attempt += 1
+                        await asyncio.sleep(backoff(retried, error))
+                        retried += 1
                         continue
                 raise
             now = time.monotonic()
@@ -248,9 +253,25 @@ class Gateway:
             self._under_way.discard(job.decision_id)
 
 
-def told_of(llm: str, outcome: str, error: str | None, seconds: float) -> dict[str, Any]:
-    """One attempt, as it is kept."""
-    return {"llm": llm, "outcome": outcome, "error": error, "seconds": round(seconds, 4)}
+def told_of(
+    llm: str, outcome: str, error: str | None, seconds: float, lost: float | None = None
+) -> dict[str, Any]:
+    """One attempt, as it is kept. lost: USD that its LLM may charge though it gave no answer."""
+    told = {"llm": llm, "outcome": outcome, "error": error, "seconds": round(seconds, 4)}
+    return told if lost is None else {**told, "lost_usd": lost}
+
+
+def failure_of(
+    job: Job, llm: str, error: BaseException, attempt: Attempt, seconds: float
+) -> dict[str, Any]:
+    """An attempt that brought no answer, as it is kept."""
+    if isinstance(error, UpstreamError):
+        outcome, words, may_cost = error.kind, str(error), error.may_cost
+    else:
+        left = isinstance(error, asyncio.CancelledError)
+        outcome, words, may_cost = "cancelled" if left else "failed", None, True
+    lost = assumed(job, llm) if attempt.sent and may_cost else None
+    return told_of(llm, outcome, words, seconds, lost)
 
 
 def event(parsed: Body) -> bytes:

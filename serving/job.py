@@ -84,8 +84,13 @@ class Job:
         return bill(self.entries[self.llm], usage)
 
     @property
+    def lost(self) -> float:
+        """USD that LLMs may charge for calls that brought no answer; estimated."""
+        return float(sum(attempt.get("lost_usd", 0.0) for attempt in self.attempts))
+
+    @property
     def cost(self) -> float | None:
-        """USD; None where nobody answered."""
+        """USD of the answer; None where nobody answered."""
         billed = self.billed
         return None if billed is None else billed.cost
 
@@ -96,10 +101,10 @@ class Job:
             unpaid = self.attempts and self.attempts[0]["outcome"] == "over_budget"
             why = "is more than the key's budget pays for" if unpaid else "failed"
             told["fallback"] = f"{self.ranking[0]} {why}"
-        billed = self.billed if final else None
-        if billed is not None:
-            counted = "reported" if billed.usage.reported else "estimated"
-            told |= {"cost_usd": billed.cost, "usage": counted}
-        elif final:
-            told |= {"cost_usd": None, "usage": "estimated"}
+        if final:
+            billed = self.billed
+            reported = billed is not None and billed.usage.reported
+            told |= {"cost_usd": self.cost, "usage": "reported" if reported else "estimated"}
+            if self.lost:
+                told["lost_usd"] = self.lost
         return told

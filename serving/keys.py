@@ -24,7 +24,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from infra.settings import Settings
 from models.exploration import Exploration
-from monitoring.answers import month_start, spent_this_month
+from monitoring.answers import charged, month_start, spent_this_month
 from monitoring.keys import SCOPES, Access, ApiKey, hash_key, read_access
 from serving.budgets import Budgets
 from serving.key_copy import FILE, KeyCopy, Unreadable, read_copy, write_copy
@@ -219,8 +219,8 @@ class KeyRing:
         spent = dict(copy.spent) if copy.month == month_start() else {}
         for row in unwritten:
             finished = datetime.fromisoformat(row["finished_at"])
-            if row["key_id"] and row["cost_usd"] and finished > max(copy.written_at, copy.month):
-                spent[row["key_id"]] = spent.get(row["key_id"], 0.0) + row["cost_usd"]
+            if row["key_id"] and finished > max(copy.written_at, copy.month):
+                spent[row["key_id"]] = spent.get(row["key_id"], 0.0) + charged(row)
         self.budgets.learn(month_start(), spent)
 
     def _write_copy(self) -> None:

@@ -66,6 +66,11 @@ answers = bentoml.metrics.Counter(
 answer_cost = bentoml.metrics.Counter(
     "mixllm_answer_cost_usd_total", "Cost of the answers, from the tokens they took.", ["llm"]
 )
+lost_cost = bentoml.metrics.Counter(
+    "mixllm_lost_cost_usd_total",
+    "What may be charged for calls that brought no answer, at most.",
+    ["llm"],
+)
 answer_seconds = bentoml.metrics.Histogram(
     "mixllm_answer_seconds",
     "From a chat request to its answer's end.",

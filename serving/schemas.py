@@ -143,7 +143,8 @@ class ChatResponse(BaseModel):
     choices: list[Any]
     mixllm: dict[str, Any] = Field(
         description="llm, decision_id, release, fallback (why another than the router's choice "
-        "answered), cost_usd, usage (reported or estimated)."
+        "answered), cost_usd, usage (reported or estimated), lost_usd (what LLMs may charge for "
+        "calls before it that brought no answer)."
     )
 
 

@@ -20,7 +20,7 @@ from infra.database import STATEMENT_SECONDS
 from infra.settings import Settings
 from models.manifest import Manifest
 from models.waiting import WaitingTracker
-from monitoring.answers import read_answer
+from monitoring.answers import charged, read_answer
 from monitoring.dead_letters import raise_alert
 from monitoring.decisions import read_decision
 from monitoring.journal import DatabaseAway, Journal
@@ -197,13 +197,13 @@ class ServiceState:
 
     def keep_answer(self, row: dict[str, Any]) -> None:
         """Keep what became of a decision; the first answer to it stays."""
-        self.keys.settle(row["key_id"], row["decision_id"], row["cost_usd"])
+        self.keys.settle(row["key_id"], row["decision_id"], charged(row))
         self._keep("answers", row)
         self._recent.put(f"answer {row['decision_id']}", row)
 
     def _hold(self, job: Job, llm: str) -> None:
         """Set aside what an LLM's answer may cost. Raises Refused."""
-        self.keys.hold(job.key_id, job.decision_id, lambda: dearest(job, llm))
+        self.keys.hold(job.key_id, job.decision_id, lambda: job.lost + dearest(job, llm))
 
     def _finished(self, job: Job, status: str, error: str | None) -> None:
         """A chat completion ended."""
@@ -224,7 +224,8 @@ class ServiceState:
             ],
             "prompt_tokens": prompt,
             "response_tokens": response,
-            "cost_usd": billed.cost if billed else None,
+            "cost_usd": job.cost,
+            "lost_usd": job.lost or None,
             "first_token_seconds": job.first_token,
             "seconds": seconds,
             "streamed": job.stream,
@@ -235,6 +236,9 @@ class ServiceState:
         log.info("answer", extra={k: v for k, v in row.items() if k not in left_out})
         chosen = job.ranking[0]
         metrics.answers.labels(job.llm or chosen, status).inc()
+        for attempt in job.attempts:
+            if "lost_usd" in attempt:
+                metrics.lost_cost.labels(attempt["llm"]).inc(attempt["lost_usd"])
         if job.llm is None:
             return
         metrics.answer_cost.labels(job.llm).inc(billed.cost if billed else 0.0)

@@ -154,9 +154,13 @@ def test_the_first_answer_to_a_decision_stays_and_is_counted_once(engine: Engine
     insert_answers(engine, [{**report, "decision_id": late["decision_id"], "key_id": "late"}])
     insert_answers(engine, [report, late])
     assert spent_this_month(engine) == {"k": 0.5, "late": 0.5}, "whichever of them comes first"
+    failed = {**row, "decision_id": str(uuid4()), "status": "failed", "key_id": "lost"}
+    insert_answers(engine, [{**failed, "llm": None, "cost_usd": None, "lost_usd": 0.25}])
+    assert spent_this_month(engine).pop("lost") == 0.25, "a call that brought no answer"
+    insert_answers(engine, [{**late, "decision_id": str(uuid4()), "cost_usd": None}])
     old = {**row, "decision_id": str(uuid4()), "finished_at": "2020-01-01T00:00:00+00:00"}
     insert_answers(engine, [old])
-    assert spent_this_month(engine) == {"k": 0.5, "late": 0.5}
+    assert spent_this_month(engine) == {"k": 0.5, "late": 0.5, "lost": 0.25}
     found = read_answer(engine, UUID(identity))
     assert found is not None
     assert {key: found[key] for key in ("llm", "cost_usd", "attempts")} == {

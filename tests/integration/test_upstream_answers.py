@@ -13,13 +13,18 @@ import orjson
 import pytest
 
 from models.catalog import Upstream
+from models.waiting import WaitingTracker
+from serving.breaker import FAILURES, OPEN_SECONDS
+from serving.job import Job
 from upstreams import (
     LIMITS,
+    Gateway,
     Outcome,
     ask,
     ask_raw,
     ask_two,
     completion,
+    entry_of,
     raw_server,
     response,
     says,
@@ -361,3 +366,122 @@ def test_a_retry_after_that_is_no_time_is_none(when: str, stream: bool) -> None:
         response({"error": "slow down"}, 429, more=f"retry-after: {when}\r\n"), stream
     )
     assert outcome.text == "second"
+
+
+async def silence(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(5)
+
+
+async def hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+LIKELY = (10 * 1.0 + 1024 * 10.0) / 1e6  # USD at the prices of upstreams.entry_of
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("speak", "lost"),
+    [
+        (silence, LIKELY),
+        (says(response({"error": "gateway timeout"}, 504)), LIKELY),
+        (says(response(orjson.dumps(completion())[:-9])), LIKELY),
+        (hang_up, None),
+        (says(response({"error": "no such key"}, 401)), None),
+        (says(response({"error": "slow down"}, 429)), None),
+        (says(response({"error": "overloaded"}, 503)), None),
+        (None, None),
+    ],
+)
+def test_a_call_that_an_llm_may_charge_for_is_counted_without_an_answer(
+    speak: Any, lost: float | None, stream: bool
+) -> None:
+    async def run() -> Outcome:
+        async with raw_server(says(response(completion()))) as well:
+            if speak is None:  # nobody listens: nothing is sent
+                return await ask_both("http://127.0.0.1:1", well.address)
+            async with raw_server(speak) as bad:
+                return await ask_both(bad.address, well.address)
+
+    async def ask_both(*addresses: str) -> Outcome:
+        limits = {**LIMITS, "first_token_timeout": 0.3, "total_timeout": 0.3}
+        upstreams = {
+            name: Upstream(base_url=address, **limits)
+            for name, address in zip(("first", "second"), addresses, strict=True)
+        }
+        return await ask(upstreams, stream, prompt_tokens=10.0)
+
+    outcome = asyncio.run(asyncio.wait_for(run(), 20))
+    assert (outcome.text, outcome.status) == ("fine", "answered")
+    job = outcome.job
+    assert job is not None
+    assert [attempt.get("lost_usd") for attempt in job.attempts] == [lost, None]
+    told = outcome.answer["mixllm"] if outcome.answer else outcome.events[-2]["mixllm"]
+    assert told.get("lost_usd") == lost
+    assert told["cost_usd"] == job.cost
+    assert job.cost is not None
+    assert job.cost < LIKELY, "of the answer alone"
+
+
+def test_a_client_that_leaves_before_the_answer_has_not_asked_for_free() -> None:
+    ended: list[Job] = []
+
+    async def run() -> None:
+        async with raw_server(silence) as server:
+            spec = Upstream(base_url=server.address, **{**LIMITS, "total_timeout": 9})
+            gateway = Gateway(WaitingTracker(), lambda job, status, error: ended.append(job))
+            gateway.follow({"first": spec})
+            entries = {"first": entry_of("first", spec)}
+            job = Job("id", ["first"], {"messages": []}, False, entries, {}, 10.0, {})
+            answer = asyncio.create_task(gateway.answer(job))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            answer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await answer
+            await gateway.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+    (job,) = ended
+    assert [attempt["outcome"] for attempt in job.attempts] == ["cancelled"]
+    assert job.lost == pytest.approx(LIKELY)
+    assert job.cost is None
+
+
+def test_one_request_at_a_time_tries_a_candidate_that_failed() -> None:
+    """Requests that were routed to it before it failed, or at the same time, go elsewhere."""
+
+    async def run() -> tuple[int, list[str]]:
+        async with raw_server(silence) as bad, raw_server(says(response(completion()))) as well:
+            limits = {**LIMITS, "total_timeout": 0.5}
+            specs = {
+                name: Upstream(base_url=server.address, **limits)
+                for name, server in (("first", bad), ("second", well))
+            }
+            gateway = Gateway(WaitingTracker(), lambda job, status, error: None)
+            gateway.follow(specs)
+            breaker = gateway.endpoints["first"].breaker
+            for _ in range(FAILURES):
+                breaker.fail(-OPEN_SECONDS, breaker.enter(-OPEN_SECONDS))
+            entries = {name: entry_of(name, spec) for name, spec in specs.items()}
+            jobs = [
+                Job(str(i), list(specs), {"messages": []}, False, entries, {}, 1.0, {})
+                for i in range(20)
+            ]
+            await asyncio.gather(*(gateway.answer(job) for job in jobs))
+            await gateway.close()
+            return len(bad.requests), [job.llm or "" for job in jobs]
+
+    tried, answered = asyncio.run(asyncio.wait_for(run(), 20))
+    assert answered == ["second"] * 20
+    assert tried == 1
+
+
+def test_the_last_that_is_left_is_asked_though_it_failed() -> None:
+    async def run() -> Outcome:
+        async with raw_server(says(response(completion()))) as server:
+            return await ask(
+                {"first": Upstream(base_url=server.address, **LIMITS)}, opened=["first"]
+            )
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)).text == "fine"

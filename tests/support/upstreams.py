@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import time
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 
 from models.catalog import Candidate, Upstream
 from models.waiting import WaitingTracker
+from serving.breaker import FAILURES
 from serving.job import Job
 
 with warnings.catch_warnings():
@@ -159,9 +161,17 @@ def entry_of(name: str, upstream: Upstream) -> Candidate:
 
 
 async def ask(
-    upstreams: dict[str, Upstream], stream: bool = False, times: int = 1, **body: Any
+    upstreams: dict[str, Upstream],
+    stream: bool = False,
+    times: int = 1,
+    prompt_tokens: float = 1.0,
+    opened: Sequence[str] = (),
+    **body: Any,
 ) -> Outcome:
-    """Ask the first of the upstreams, and the others where it fails."""
+    """Ask the first of the upstreams, and the others where it fails.
+
+    opened: those whose breaker has just opened.
+    """
     outcome = Outcome()
 
     def finished(job: Job, status: str, error: str | None) -> None:
@@ -169,10 +179,16 @@ async def ask(
 
     gateway = Gateway(WaitingTracker(), finished)
     gateway.follow(upstreams)
+    for name in opened:
+        breaker = gateway.endpoints[name].breaker
+        for _ in range(FAILURES):
+            now = time.monotonic()
+            breaker.fail(now, breaker.enter(now))
     entries = {name: entry_of(name, upstream) for name, upstream in upstreams.items()}
     try:
         for _ in range(times):
-            job = Job("id", list(upstreams), {"messages": [], **body}, stream, entries, {}, 1.0, {})
+            ranking, sent = list(upstreams), {"messages": [], **body}
+            job = Job("id", ranking, sent, stream, entries, {}, prompt_tokens, {})
             outcome.error, outcome.raw = None, b""
             try:
                 if stream:

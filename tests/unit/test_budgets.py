@@ -9,7 +9,7 @@ from models.conversation import most_tokens
 from monitoring.answers import month_start
 from monitoring.keys import ApiKey, dollars, hash_key
 from serving import budgets
-from serving.budgets import Budgets, dearest
+from serving.budgets import Budgets, assumed, dearest
 from serving.job import Job
 from serving.refusals import Refused
 
@@ -157,6 +157,22 @@ def job(body: dict[str, Any], predicted: float | None = 100.0, **limits: Any) ->
 )
 def test_the_dearest_cost_follows_the_clients_limit(body: dict[str, Any], tokens: int) -> None:
     assert dearest(job(body), "a") == pytest.approx((30 * 1.0 + tokens * 10.0) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("body", "predicted", "tokens"),
+    [
+        ({}, 100.0, 200),
+        ({"max_tokens": 5}, 100.0, 5),
+        ({"max_tokens": 10**6}, 100.0, 200),
+        ({"max_tokens": 10**6, "n": 3}, 100.0, 600),
+        ({"max_tokens": 10**6}, None, 1024),
+    ],
+)
+def test_a_call_without_an_answer_is_counted_at_a_likely_one(
+    body: dict[str, Any], predicted: float | None, tokens: int
+) -> None:
+    assert assumed(job(body, predicted), "a") == pytest.approx((30 + tokens * 10.0) / 1e6)
 
 
 def test_the_dearest_cost_knows_the_window_and_the_whole_prompt() -> None:
