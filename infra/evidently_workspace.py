@@ -66,13 +66,21 @@ def is_id(path: Path) -> bool:
 
 
 def set_broken_aside(workspace: Path) -> list[Path]:
-    """Move files that are not JSON out of the workspace, since Evidently would not start with them;
+    """Move files that Evidently cannot read out of the workspace, since it would not start with them;
     returns where they are now."""
+    from evidently.core.serialization import SnapshotModel
+    from evidently.sdk.models import DashboardModel
+    from evidently.ui.service.base import Project
+
+    models = {PROJECT_FILE: Project, DASHBOARD_FILE: DashboardModel}
     moved = []
     for path in files(workspace):
+        model = SnapshotModel if path.parent.name == SNAPSHOTS else models.get(path.name)
         try:
-            json.loads(path.read_bytes())
-        except ValueError:
+            content = json.loads(path.read_bytes())
+            if model is not None:
+                model.parse_obj(content)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             target = workspace.parent / ASIDE / path.relative_to(workspace)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(path, target)

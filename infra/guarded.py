@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -9,11 +10,14 @@ from typing import Any, Final
 
 from infra.addresses import LOOPBACK, http_url
 from infra.credentials import Credentials, read_credentials
+from infra.evidently_workspace import set_broken_aside
 from infra.guard import App, Guard, Names
 from infra.mlflow_store import opening
 from infra.permissions import private_umask
 from infra.settings import Settings, read_settings
 from models.errors import MixLLMError
+
+log = logging.getLogger("mixllm.guarded")
 
 
 def mlflow(settings: Settings, guard: Callable[..., App]) -> App:
@@ -59,6 +63,10 @@ def evidently(settings: Settings, guard: Callable[..., App]) -> App:
 
     workspace = settings.home / "evidently"
     workspace.mkdir(parents=True, exist_ok=True)
+    for broken in set_broken_aside(workspace):
+        log.warning(
+            "a file is half written, or of another version of Evidently; it is now %s", broken
+        )
     config = get_config(host=LOOPBACK, port=settings.evidently_port, workspace=str(workspace))
     return guard(create_app(config), open_paths=("/api/version",))
 

@@ -34,7 +34,7 @@ from infra.embedded_postgres import (
     embedded_postgres,
     leave_embedded_postgres,
 )
-from infra.evidently_workspace import PagesCheck, set_broken_aside
+from infra.evidently_workspace import PagesCheck
 from infra.file_lock import FileLock
 from infra.guarded import prefect_origins
 from infra.home import ready_home
@@ -151,8 +151,6 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
     evidently = http_url(LOOPBACK, settings.evidently_port)
     workspace = settings.home / "evidently"
-    for broken in set_broken_aside(workspace):
-        log.warning("evidently: a file was half written; it is set aside as %s", broken)
     command = python_module("infra.guarded", "evidently")
     pages = PagesCheck(workspace, evidently, (credentials.user, credentials.password))
     health = f"{evidently}/api/version"

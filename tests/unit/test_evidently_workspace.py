@@ -13,12 +13,16 @@ from infra.addresses import http_url
 from infra.evidently_workspace import PagesCheck, set_broken_aside, staged
 
 PROJECT = str(uuid.uuid4())
+EMPTY = {
+    "report": {"items": []}, "timestamp": "2026-01-02T03:04:05", "metadata": {}, "tags": [],
+    "metric_results": {}, "top_level_metrics": [], "widgets": [], "tests_widgets": [],
+}  # fmt: skip
 
 
 def add(workspace: Path, project: str, snapshot: str) -> None:
     (workspace / project / "snapshots").mkdir(parents=True, exist_ok=True)
-    (workspace / project / "metadata.json").write_text(json.dumps({"id": project}))
-    (workspace / project / "snapshots" / f"{snapshot}.json").write_text("{}")
+    (workspace / project / "metadata.json").write_text(json.dumps({"id": project, "name": "p"}))
+    (workspace / project / "snapshots" / f"{snapshot}.json").write_text(json.dumps(EMPTY))
 
 
 def test_nothing_is_seen_before_it_is_whole(tmp_path: Path) -> None:
@@ -50,8 +54,11 @@ def test_a_write_that_fails_leaves_the_workspace_alone(tmp_path: Path) -> None:
     assert list(workspace.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["", '{"id": ', "\x00\x00"])
-def test_half_written_files_are_set_aside(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["", '{"id": ', "\x00\x00", "[]", "{}", "null", '{"report": {"items": 1}}', "[" * 10_000],
+)
+def test_files_that_evidently_cannot_read_are_set_aside(tmp_path: Path, text: str) -> None:
     workspace = tmp_path / "evidently"
     good, bad = str(uuid.uuid4()), str(uuid.uuid4())
     add(workspace, PROJECT, good)
@@ -59,6 +66,11 @@ def test_half_written_files_are_set_aside(tmp_path: Path, text: str) -> None:
     assert [path.stem for path in set_broken_aside(workspace)] == [bad]
     assert [path.stem for path in workspace.glob("*/snapshots/*.json")] == [good]
     assert set_broken_aside(workspace) == []
+    other = str(uuid.uuid4())
+    for name in ("metadata.json", "dashboard.json"):
+        add(workspace, other, good)
+        (workspace / other / name).write_text(text)
+        assert [path.name for path in set_broken_aside(workspace)] == [name]
 
 
 @pytest.fixture
