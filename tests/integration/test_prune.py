@@ -9,9 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import Engine, text
 
 from infra.settings import Settings
+from monitoring.answers import insert_answers, spent_this_month
 from monitoring.decisions import Asked, fallback_row, insert_decisions, read_decision
 from monitoring.feedback import INSERT_LOCK, insert_feedback
 from monitoring.retention import prune, remove_copies
@@ -69,6 +71,27 @@ def test_while_votes_are_taken_a_decision_stays_however_short_it_is_to_be_kept(
     assert prune(engine, NO_RELEASES, short)["decisions"] == 1
     assert there(engine, young)
     assert not there(engine, old)
+
+
+def test_the_months_costs_stay_however_short_answers_are_to_be_kept(
+    engine: Engine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = settings.model_copy(
+        update={"keep_days": 1.0, "keep_vote_days": 1.0, "feedback_days": 1.0}
+    )
+    began = datetime.now(UTC) - timedelta(days=20)
+    monkeypatch.setattr("monitoring.retention.month_start", lambda now: began)
+    for days in (10, 30):
+        row = decision(engine, days)
+        answer = {
+            "decision_id": row["id"], "finished_at": row["decided_at"], "llm": "a",
+            "status": "answered", "attempts": [{}], "cost_usd": float(days), "seconds": 1.0,
+            "streamed": False, "key_id": "k",
+        }  # fmt: skip
+        insert_answers(engine, [answer])
+    assert prune(engine, NO_RELEASES, short)["answers"] == 1
+    assert spent_this_month(engine, since=began) == {"k": 10.0}
+    assert spent_this_month(engine, since=began - timedelta(days=99)) == {"k": 10.0}
 
 
 def test_releases_that_are_running_or_being_fetched_stay(tmp_path: Path) -> None:
