@@ -12,7 +12,7 @@ import numpy as np
 
 from models.errors import EvaluationSetError
 from models.evaluation_set import EvaluationSet, comparable, is_test_query
-from models.release_gate import LEAST_TEST_QUERIES
+from models.measures import LEAST_TEST_QUERIES
 
 # Recipes are chosen on five folds: ten queries in each are the fewest whose mean says anything.
 LEAST_TRAINING_QUERIES: Final = 50

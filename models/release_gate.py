@@ -17,6 +17,7 @@ from models.catalog import Catalog, upstreams_of
 from models.compiled import CompiledPredictors
 from models.decision import DecisionDefaults, score
 from models.inputs import QueryInputs
+from models.measures import LEAST_TEST_QUERIES
 
 # What the release may be worse by: worth on the slice (units of quality), share of choices that stay
 # when a query is written otherwise; and times the champion's latency and memory.
@@ -26,9 +27,6 @@ LATENCY_TOLERANCE: Final = 1.25
 MEMORY_TOLERANCE: Final = 1.25
 # Agreement below this is another router, for people to look at.
 LEAST_AGREEMENT: Final = 0.5
-# With 20 test queries the standard error of a mean quality is up to 0.11; with fewer, two routers
-# cannot be told apart, whatever they do.
-LEAST_TEST_QUERIES: Final = 20
 DRAWS: Final = 1000
 PASSES, FAILS, NOT_MEASURED, REFUSED = "passes", "fails", "not measured", "refused"
 RULE: Final = (

@@ -16,7 +16,7 @@ from limits.strategies import MovingWindowRateLimiter
 from models.catalog import Upstream
 from models.waiting import Request, WaitingTracker
 from serving import metrics, telemetry
-from serving.budgets import assumed
+from serving.call_costs import assumed
 from serving.endpoint import DONE, Attempt, Endpoint, Reply, UpstreamError, backoff, tracing
 from serving.job import Body, Job
 from serving.refusals import Refused

@@ -29,7 +29,7 @@ from monitoring.releases import release_row
 from monitoring.rows import check_table
 from monitoring.schema import open_store
 from serving import metrics
-from serving.budgets import dearest
+from serving.call_costs import dearest
 from serving.challenger import Challenger
 from serving.champion import Champion
 from serving.echo import Echoes

@@ -12,6 +12,7 @@ from mixllm import app
 from models.catalog import Catalog, parse_catalog
 from models.errors import CatalogError, EvaluationSetError
 from models.evaluation_set import EvaluationSet, is_test_query, validate, write_evaluation_set
+from models.measures import LEAST_TEST_QUERIES
 from models.preconditions import (
     LEAST_OUTCOMES,
     LEAST_TRAINING_QUERIES,
@@ -20,7 +21,6 @@ from models.preconditions import (
     check_training,
     training_split,
 )
-from models.release_gate import LEAST_TEST_QUERIES
 
 PRICES = {"input_price": 1.0, "output_price": 2.0, "tokens_per_second": 9, "time_to_first_token": 1}
 
