@@ -47,6 +47,7 @@ def test_each_value_of_an_odd_answer_costs_no_step_in_python(odd: bytes) -> None
         return count
 
     raw = b"[" + b'{"token": "a", "bytes": [], "logprob": -0.5},' * 5000 + odd + b"]"
+    parse_json(b"[" + odd + b"]")  # codecs are imported at their first use
     before = sys.gettrace()
     sys.settrace(count)
     try:
