@@ -72,3 +72,16 @@ class HeadAsGet:
             await send(message)
 
         await self.app({**scope, "method": "GET"}, receive, send_head)
+
+
+class OneLinePaths:
+    """ASGI middleware: no path of ours has a line break, and routers match none: before the mounted
+    app such a path was BentoML's, with an error in plain text. It is like any other unknown one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "\n" in scope.get("path", ""):
+            scope = {**scope, "path": scope["path"].replace("\n", "\ufffd")}
+        await self.app(scope, receive, send)

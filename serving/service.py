@@ -18,6 +18,7 @@ from models.errors import MixLLMError
 from serving import connections, telemetry
 from serving.app import create_app
 from serving.binding import check_listening
+from serving.paths import OneLinePaths
 from serving.routing import NotReady
 from serving.state import ServiceState
 from serving.supervisor import listen_privately
@@ -94,6 +95,7 @@ class MixLLM:
 
 # Around everything, BentoML's own paths included. The decorators made a service of the class.
 served: Any = MixLLM
+served.add_asgi_middleware(OneLinePaths)
 served.add_asgi_middleware(
     Guard, names=Names(settings.host, settings.hosts), origins=settings.origins
 )

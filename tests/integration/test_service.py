@@ -207,6 +207,10 @@ def test_a_decision_can_be_read_back_at_once_and_from_the_table(service: Service
         ("GET", "/v1/decisions/nonsense", None, 422, "path.decision_id"),
         ("GET", f"/v1/decisions/{uuid4()}", None, 404, None),
         ("GET", "/v1/nothing", None, 404, None),
+        ("GET", "/v1/models/a%0Ab", None, 404, "model"),
+        ("GET", "/v1/nothing%0A", None, 404, None),
+        ("GET", "/%0A/v1/docs", None, 404, None),
+        ("POST", "/v1/feedback%0Ax/y", {}, 404, None),
         ("DELETE", "/v1/route", None, 405, None),
     ],
 )
