@@ -26,12 +26,12 @@ from benchmarks.learner_faults import champion_folder
 from benchmarks.policy_scale import grow, sizes, write_templates
 from infra.database import connect, database_address
 from infra.embedded_postgres import embedded_postgres, leave_embedded_postgres
-from models.alerts import read_rules
-from models.manifest import read_manifest
-from models.release import Release
-from monitoring.drift import Sizes, check_drift
-from monitoring.drift_report import Page, write_report
-from monitoring.schema import migrate
+from models.drift.alerts import read_rules
+from models.release.manifest import read_manifest
+from models.release.release import Release
+from monitoring.drift.checks import Sizes, check_drift
+from monitoring.drift.report import Page, write_report
+from monitoring.store.schema import migrate
 
 REFERENCE = 1000
 

@@ -34,17 +34,19 @@ from sqlalchemy import Engine, func, select
 
 from infra.embedded_postgres import embedded_postgres
 from infra.fleet import Answer, Answers, Fleet, FleetThread, RecordedAnswers, with_upstreams
-from infra.registry import CHALLENGER, CHAMPION, Registry
+from infra.registry.records import CHALLENGER, CHAMPION
+from infra.registry.registry import Registry
 from infra.settings import Settings, read_settings
 from infra.stack import Stack, free_loopback_port, local_parts, wait_ready
-from models.evaluation_set import EvaluationSet, read_evaluation_set, write_evaluation_set
-from models.manifest import read_manifest
-from monitoring.alert_log import list_alerts
-from monitoring.drift import list_windows
-from monitoring.policy_states import list_states
-from monitoring.schema import open_store
-from monitoring.shadows import shadow_summary
-from monitoring.tables import feedback
+from models.data.evaluation_set import EvaluationSet
+from models.data.files import read_evaluation_set, write_evaluation_set
+from models.release.manifest import read_manifest
+from monitoring.drift.alert_log import list_alerts
+from monitoring.drift.checks import list_windows
+from monitoring.learning.policy_states import list_states
+from monitoring.store.schema import open_store
+from monitoring.store.shadows import shadow_summary
+from monitoring.store.tables import feedback
 
 CLIENTS: Final = 8
 USERS: Final = 20

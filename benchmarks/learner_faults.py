@@ -31,15 +31,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from infra.addresses import sqlite_url
 from infra.database import connect
 from infra.embedded_postgres import embedded_postgres
-from infra.registry import CHAMPION, Registry
+from infra.registry.records import CHAMPION
+from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.stack import Stack, free_loopback_port, service_alone, wait_ready
-from models.manifest import read_manifest
-from models.policy import PolicyState, state_digest
-from models.release import compiled_release
-from monitoring.learner import Busy, Subject, learn, newest_good, rebuild
-from monitoring.releases import Parts
-from monitoring.tables import feedback
+from models.learning.policy_state import PolicyState, state_digest
+from models.release.manifest import read_manifest
+from models.release.release import compiled_release
+from monitoring.learning.learner import Busy, Subject, learn, newest_good, rebuild
+from monitoring.store.releases import Parts
+from monitoring.store.tables import feedback
 
 QUESTIONS: Final = (
     "Compute 17 + 4. Give only the number.",

@@ -37,8 +37,8 @@ from infra.stack import (
     service_alone,
     wait_ready,
 )
-from models.encoder import CONFIG_FILE, OnnxEncoder
-from models.simulated import simulated_evaluation_set
+from models.data.simulated import simulated_evaluation_set
+from models.encoder.onnx import CONFIG_FILE, OnnxEncoder
 
 SCRIPT: Final = Path(__file__).parent / "load.lua"
 CLIENTS: Final = (1, 16, 64)

@@ -19,16 +19,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from infra import training_steps
-from infra.encoders import prepared_encoder
 from infra.settings import read_settings
+from infra.training import steps as training_steps
+from infra.training.encoder_store import prepared_encoder
 from models.catalog import Catalog
-from models.compiled import CompiledPredictors
-from models.decision import DecisionDefaults, decide
-from models.evaluation_set import read_evaluation_set
-from models.fitting import fit_predictors
-from models.inputs import QueryInputs
-from models.predictors import Predictor
+from models.data.files import read_evaluation_set
+from models.decision.decide import decide
+from models.decision.estimates import DecisionDefaults
+from models.encoder.inputs import QueryInputs
+from models.predictors.compiled import CompiledPredictors
+from models.predictors.fitting import fit_predictors
+from models.predictors.predictor import Predictor
 
 RESULTS: Final = Path(__file__).parent / "results" / "one_pass.json"
 COUNTS: Final = (17, 100, 1_000)

@@ -25,16 +25,16 @@ from sqlalchemy.dialects import postgresql
 from benchmarks.learner_faults import QUESTIONS, champion_folder, subject_of
 from infra.database import connect, database_address
 from infra.embedded_postgres import embedded_postgres, leave_embedded_postgres
-from models.release import Release
-from monitoring.decisions import Asked, decision_row, insert_decisions
-from monitoring.feedback import insert_feedback
-from monitoring.graded import votes_query as graded_query
-from monitoring.learner import learn, rebuild
-from monitoring.learner import votes_query as learner_query
-from monitoring.policy_states import newest_mark
-from monitoring.releases import insert_releases, release_row
-from monitoring.schema import migrate
-from monitoring.tables import decisions, feedback, policy_states
+from models.release.release import Release
+from monitoring.learning.learner import learn, rebuild
+from monitoring.learning.learner import votes_query as learner_query
+from monitoring.learning.logged_votes import votes_query as graded_query
+from monitoring.learning.policy_states import newest_mark
+from monitoring.store.decisions import Asked, decision_row, insert_decisions
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.releases import insert_releases, release_row
+from monitoring.store.schema import migrate
+from monitoring.store.tables import decisions, feedback, policy_states
 
 TEMPLATES: Final = 300
 EVERY: Final = 5

@@ -26,7 +26,7 @@ import uvloop
 
 from infra.settings import Settings, read_settings
 from infra.stack import Stack, service_alone, wait_ready
-from models.encoder import OnnxEncoder
+from models.encoder.onnx import OnnxEncoder
 
 CLIENTS: Final = (1, 16)
 ROUNDS: Final = 3

@@ -30,7 +30,7 @@ from benchmarks.faults import LIMITS, MIXED, QUESTIONS
 from benchmarks.load import stack
 from infra.database import connect, database_address
 from infra.settings import Settings
-from monitoring.keys import create_key, revoke_key
+from monitoring.store.keys import create_key, revoke_key
 
 # MiB a minute that a process may grow by in the second half.
 SLOPE: Final = 0.25

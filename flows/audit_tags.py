@@ -13,24 +13,16 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.train_router import (
-    RETRIES,
-    embed,
-    evaluate_release,
-    fit,
-    make_encoder,
-    tag,
-    validate_data,
-)
-from infra.registry import Registry
+from flows.steps import RETRIES, embed, evaluate_release, fit, make_encoder, tag, validate_data
+from infra.registry.registry import Registry
 from infra.settings import Settings, read_settings
 from models import escape
-from models.encoder import encoder_digest
-from models.evaluation import interval_text
-from models.evaluation_set import EvaluationSet
-from models.preconditions import check_tags, training_split
-from models.tag_audit import TagAudit, audit_tags, audit_text, plot_audit
-from models.tagging import TaggedQueries
+from models.data.evaluation_set import EvaluationSet
+from models.domains.audit import TagAudit, audit_tags, audit_text, plot_audit
+from models.domains.tagged_queries import TaggedQueries
+from models.encoder.onnx import encoder_digest
+from models.evaluation.evaluate import interval_text
+from models.evaluation.preconditions import check_tags, training_split
 from models.training_options import TrainingOptions, read_options
 
 # Shares of the training queries whose tags are taken away.

@@ -2,62 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, runtime, task
+from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.settle import settle
-from flows.train_router import RETRIES, embed, validate_data
-from infra.registry import Registry
+from flows.promotion import settle
+from flows.steps import embed, fetch, register_change, validate_data
 from infra.settings import Settings, read_settings
-from models.evaluation_set import EvaluationSet, is_test_query
-from models.fitting import Fitted, fit_predictors
-from models.inputs import QueryInputs
-from models.manifest import Manifest, read_manifest
-from models.preconditions import check_candidate
-from models.predictor_report import (
+from models.data.evaluation_set import EvaluationSet, is_test_query
+from models.encoder.inputs import QueryInputs
+from models.evaluation.preconditions import check_candidate
+from models.evaluation.predictor_report import (
     PredictorReport,
     flags_of,
     predictor_reports,
     report_text,
 )
-from models.predictors import Predictor, shared_maps
-from models.release import change_release
-from monitoring.locks import exclusive
-from monitoring.schema import open_store
-
-
-@task(name="fetch", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
-def fetch(version: str | None, settings: Settings) -> tuple[str, Path]:
-    """The release to change: (version, folder); the champion when not said."""
-    registry = Registry(settings.registry_uri, settings.home / "registry")
-    found = version or registry.champion()
-    return found, registry.fetch(found)
-
-
-@task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
-def register_change(
-    folder: Path, base: str, change: str, predictor: Predictor | None, settings: Settings
-) -> str:
-    """Register the changed release; parts that did not change keep their versions."""
-    metrics = dict(predictor.metrics) if predictor is not None else {}
-    with tempfile.TemporaryDirectory() as name:
-        reports = Path(name)
-        (reports / "change.json").write_text(
-            json.dumps({"base": base, "change": change, **metrics})
-        )
-        return Registry(settings.registry_uri, settings.home / "registry").register_release(
-            folder,
-            parameters={"base_release": base, "change": change},
-            metrics=metrics,
-            reports=reports,
-            flow_run=str(runtime.flow_run.get_id() or "none"),
-        )
+from models.predictors.fitting import Fitted, fit_predictors
+from models.predictors.predictor import Predictor, shared_maps
+from models.release.build import change_release
+from models.release.manifest import Manifest, read_manifest
+from monitoring.store.locks import exclusive
+from monitoring.store.schema import open_store
 
 
 @task(name="fit predictor", task_run_name="fit {name}", cache_policy=NO_CACHE)

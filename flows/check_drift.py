@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.deployments import run_deployment
 from prefect.events import emit_event
 
-from flows.scene import Scene
-from infra.registry import CHALLENGER, CHAMPION
-from infra.settings import Settings
+from flows.context import Scene
+from infra.registry.records import CHALLENGER, CHAMPION
 from models import escape
-from models.alerts import KINDS
-from models.manifest import read_manifest
-from monitoring.alert_log import list_alerts, note
-from monitoring.alert_text import alert_details, alert_text, alert_title
-from monitoring.drift import (
+from models.drift.alerts import KINDS
+from models.release.manifest import read_manifest
+from monitoring.drift.alert_text import alert_details, alert_text, alert_title
+from monitoring.drift.checks import (
     Checked,
     check_canary,
     check_drift,
     set_report,
     unreported,
-    waiting,
 )
-from monitoring.drift_report import Page, write_report
-from monitoring.notify import notify
-from monitoring.shadows import shadow_summary
+from monitoring.drift.notify import notify
+from monitoring.drift.report import Page, write_report
+from monitoring.store.audit import note
+from monitoring.store.shadows import shadow_summary
 
-DEPLOYMENT: Final = "check-drift/drift"
-REPAIR: Final = "repair/repair"
-# By then an alert's event has started its repair, or will not.
-EVENT_TIME: Final = timedelta(seconds=60)
-LOOK_SECONDS: Final = 10.0
-LATE_SECONDS: Final = 120.0
 NO_CHAMPION: Final = "no release is champion yet"
 EVENT: Final = "mixllm.alert.raised"
 
@@ -189,41 +177,3 @@ def return_canary(scene: Scene, checked: Checked) -> None:
     note(scene.engine, "return canary", why, result, number, {"share": canary.share})
     notify(scene.settings, "The canary has returned", f"{why}; {result}", {"alert": number})
     get_run_logger().warning("%s; %s", why, result)
-
-
-class Watch:
-    """Starts deployments for what waits: a full window, an alert whose event came to nothing."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
-        self._window, self._asked_at = -1, 0.0
-        self._alerts: set[int] = set()
-
-    def look(self) -> None:
-        """Once. A window is asked for again only late, an alert only once: the schedule has the rest."""
-        version = self.scene.registry.alias(CHAMPION)
-        if version is None:
-            return
-        release = read_manifest(self.scene.registry.fetch(version)).digest
-        full, after = waiting(self.scene.engine, release, self.scene.sizes)
-        late = time.monotonic() - self._asked_at > LATE_SECONDS
-        if full and (after != self._window or late):
-            run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
-            self._asked_at, self._window = time.monotonic(), after
-        before = datetime.now(UTC) - EVENT_TIME
-        rows = list_alerts(self.scene.engine, only_open=True)
-        missed = {row["id"] for row in rows if row["raised_at"] < before} - self._alerts
-        if missed:
-            run_deployment(REPAIR, timeout=0, as_subflow=False)
-            self._alerts |= missed
-
-
-def watch_decisions(settings: Settings, stop: threading.Event) -> None:
-    """Look every few seconds until stop is set."""
-    watch: Watch | None = None
-    while not stop.wait(LOOK_SECONDS):
-        try:
-            watch = watch or Watch(Scene.open())
-            watch.look()
-        except Exception as error:  # Postgres, MLflow or Prefect is away: the next look tries again
-            print(f"drift: {error}", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from flows.scene import Scene
+from flows.context import Scene
 from models import escape
 from monitoring.retention import prune
 

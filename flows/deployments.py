@@ -17,7 +17,7 @@ from flows.check_drift import EVENT, check_drift_flow
 from flows.clean_up import clean_up
 from flows.learn import learn_from_feedback
 from flows.probe import probe
-from flows.repair import repair
+from flows.repairs.flow import repair
 from flows.retrain import retrain_configured
 from flows.train_router import train_router
 from flows.update_predictors import update_predictors

@@ -2,40 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from typing import Any, Final
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.deployments import run_deployment
-from sqlalchemy import Engine
 
-from infra.registry import CHAMPION, Registry
+from flows.context import subject_of
+from infra.registry.records import CHAMPION
+from infra.registry.registry import Registry
 from infra.settings import Settings, read_settings
 from models import escape
-from models.manifest import read_manifest
-from models.policy import PolicyState
-from models.release import compiled_release
-from monitoring.feedback import last_position
-from monitoring.learner import Busy, Learned, Subject, learn
-from monitoring.policy_states import last_cursor
-from monitoring.releases import Parts
-from monitoring.schema import open_store
-
-DEPLOYMENT: Final = "learn-from-feedback/learn"
-LOOK_SECONDS: Final = 10.0
-LATE_SECONDS: Final = 60.0
-
-
-def subject_of(settings: Settings, version: str | None = None) -> Subject:
-    """The release to teach: the champion when not said. Raises NoRelease."""
-    registry = Registry(settings.registry_uri, settings.home / "registry")
-    folder = registry.fetch(version or registry.champion())
-    manifest = read_manifest(folder)
-    untaught = PolicyState.untaught(manifest.digest, compiled_release(folder))
-    return Subject(untaught, Parts.of(manifest))
+from monitoring.learning.learner import Busy, Learned, learn
+from monitoring.store.schema import open_store
 
 
 @task(name="learn", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
@@ -85,20 +64,3 @@ def report(learned: Learned) -> str:
         held = ", ".join(escape.markdown(name) for name in found["held_voters"])
         lines += ["", f"Held, their votes teach nothing: {held}"]
     return "\n".join(lines)
-
-
-def watch_feedback(settings: Settings, stop: threading.Event) -> None:
-    """Start the learning flow's deployment when feedback has come that no state has learned; again
-    only once that is done, or late."""
-    engine: Engine | None = None
-    asked, since = 0, 0.0
-    while not stop.wait(LOOK_SECONDS):
-        try:
-            engine = engine or open_store(settings)
-            position = last_position(engine)
-            done = last_cursor(engine) >= asked or time.monotonic() - since > LATE_SECONDS
-            if position > max(asked, last_cursor(engine)) and done:
-                run_deployment(DEPLOYMENT, timeout=0, as_subflow=False)
-                asked, since = position, time.monotonic()
-        except Exception as error:  # Postgres or Prefect is away: the next look tries again
-            print(f"feedback: {error}", flush=True)

@@ -10,14 +10,14 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.check_drift import NO_CHAMPION
-from flows.scene import Scene
+from flows.context import Scene
 from infra.addresses import request_directly
-from infra.registry import CHAMPION
+from infra.registry.records import CHAMPION
 from models import escape
 from models.errors import MixLLMError
-from models.release import Release
-from monitoring.alert_log import note
-from monitoring.notify import notify
+from models.release.release import Release
+from monitoring.drift.notify import notify
+from monitoring.store.audit import note
 
 SECONDS = 10.0
 

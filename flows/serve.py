@@ -23,9 +23,8 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from flows.check_drift import watch_decisions
 from flows.deployments import DEPLOYMENTS, Deployment
-from flows.learn import watch_feedback
+from flows.watchers import watch_decisions, watch_feedback
 from infra.addresses import bypass_proxy
 from infra.settings import read_settings
 

@@ -5,90 +5,32 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from prefect import flow, get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.change_candidate import fetch
-from flows.settle import settle
-from flows.train_router import RETRIES, embed
-from infra.registry import Registry
+from flows.promotion import settle
+from flows.steps import RETRIES, embed, fetch
+from infra.registry.registry import Registry
 from infra.settings import Settings, read_settings
-from models import escape
+from models.data.evaluation_set import EvaluationSet
+from models.data.files import read_evaluation_set
+from models.encoder.inputs import QueryInputs
 from models.errors import EvaluationSetError
-from models.evaluation_set import EvaluationSet, read_evaluation_set
-from models.fitting import fit_predictors
-from models.inputs import QueryInputs
-from models.manifest import read_manifest
-from models.predictors import Predictor, shared_maps
-from models.refitting import SEEN, GradedAnswers, due, refitted, with_answers
-from models.release import change_release
-from monitoring.graded import graded_answers, read_votes
-from monitoring.learner import newest_good
-from monitoring.locks import exclusive
-from monitoring.schema import open_store
-
-# Of the graded answers so many of the newest are not learned from: the refit is judged by them.
-HELD_OUT: Final = 0.2
-# A refit may err this much more, as a share of the old one's error.
-TOLERANCE: Final = 0.02
-# Standard errors by which it must err less to be better for sure.
-SURELY: Final = 2.0
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Mean squared errors of the predicted quality, and the standard error of their difference."""
-
-    old: float
-    new: float
-    spread: float
-
-    @classmethod
-    def of(cls, old: Predictor, new: Predictor, inputs: QueryInputs, quality: np.ndarray) -> Errors:
-        if not len(quality):
-            return cls(0.0, 0.0, 0.0)
-        before, after = ((p.predict(inputs)[0] - quality) ** 2 for p in (old, new))
-        spread = float(np.std(after - before) / np.sqrt(len(quality)))
-        return cls(float(before.mean()), float(after.mean()), spread)
-
-    @property
-    def worse(self) -> bool:
-        """Whether the new one errs more, by more than the tolerance and what chance explains."""
-        return self.new - self.old > TOLERANCE * self.old + self.spread
-
-    @property
-    def better(self) -> bool:
-        """Whether the new one errs less, by more than chance explains."""
-        return self.old - self.new > SURELY * self.spread
-
-    def __str__(self) -> str:
-        if self.old == self.new == 0.0:
-            return "–"
-        return f"{self.old:.4f} → {self.new:.4f} ± {self.spread:.4f}"
-
-
-@dataclass(frozen=True)
-class Refit:
-    """A refitted predictor beside the old one, on the newest graded answers and on the evaluation
-    set's test queries. shift: by how much those answers are better than the old one foresaw."""
-
-    predictor: Predictor
-    rows: int
-    on_feedback: Errors
-    on_test: Errors
-    shift: float
-
-    @property
-    def passes(self) -> bool:
-        """Surely better on what users said last, whatever the test queries say, whose outcomes may be
-        of another time; or noticeably worse on neither."""
-        return self.on_feedback.better or not (self.on_feedback.worse or self.on_test.worse)
+from models.predictors.fitting import fit_predictors
+from models.predictors.predictor import Predictor, shared_maps
+from models.predictors.refit_gate import HELD_OUT, Errors, Refit, refit_table, shift_of
+from models.predictors.refitting import SEEN, GradedAnswers, due, refitted, with_answers
+from models.release.build import change_release
+from models.release.manifest import read_manifest
+from monitoring.learning.learner import newest_good
+from monitoring.learning.logged_votes import graded_answers, read_votes
+from monitoring.store.locks import exclusive
+from monitoring.store.schema import open_store
 
 
 @task(name="read graded answers", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
@@ -129,13 +71,6 @@ def refit_one(
         Errors.of(old, new, test[1][known], quality[known]),
         shift_of(old, late),
     )
-
-
-def shift_of(old: Predictor, answers: GradedAnswers) -> float:
-    """By how much the answers are better than a predictor foresaw, in the mean."""
-    if not len(answers):
-        return 0.0
-    return float((answers.quality - old.predict(answers.inputs)[0]).mean())
 
 
 @flow(name="update-predictors", validate_parameters=False)
@@ -240,21 +175,3 @@ def register_refits(
         )
     get_run_logger().info("release %s: refitted %s", version, names)
     return version
-
-
-def refit_table(refits: Sequence[Refit]) -> str:
-    """Markdown: each refit's errors beside the old predictor's."""
-    lines = [
-        "Mean squared error of the predicted quality, old → new, with the difference's standard "
-        "error; the newest "
-        f"{HELD_OUT:.0%} of the graded answers were not learned from.",
-        "",
-        "| candidate | graded rows learned | on the newest | on the test queries | gate |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for refit in refits:
-        lines.append(
-            f"| {escape.markdown(refit.predictor.llm)} | {refit.rows} | {refit.on_feedback} | "
-            f"{refit.on_test} | {'passes' if refit.passes else 'refused'} |"
-        )
-    return "\n".join(lines)

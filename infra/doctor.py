@@ -95,7 +95,8 @@ def database(settings: Settings) -> str:
 
 
 def registry(settings: Settings) -> str:
-    from infra.registry import CHAMPION, Registry
+    from infra.registry.records import CHAMPION
+    from infra.registry.registry import Registry
 
     opened = Registry(settings.registry_uri, settings.home / "registry")
     rows = opened.releases()
@@ -103,7 +104,7 @@ def registry(settings: Settings) -> str:
 
 
 def encoder() -> str:
-    from models.encoder_export import PACKAGED_MODEL, packaged_model_folder
+    from models.encoder_tuning.export import PACKAGED_MODEL, packaged_model_folder
 
     packaged_model_folder()
     return f"{PACKAGED_MODEL}, digest as expected"

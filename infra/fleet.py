@@ -23,9 +23,9 @@ from aiohttp import web
 from infra.addresses import LOOPBACK, http_url
 from infra.stack import free_loopback_port
 from models.catalog import Candidate, Catalog, Upstream
-from models.conversation import read_conversation
+from models.data.evaluation_set import EvaluationSet
 from models.errors import SettingsError, nearest
-from models.evaluation_set import EvaluationSet
+from models.queries.conversation import read_conversation
 
 FAULTS: Final = ("429", "500", "hang", "broken", "slow", "garbage")
 SLOW_FACTOR: Final = 10.0

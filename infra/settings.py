@@ -11,8 +11,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.addresses import http_url, plain_host, sqlite_url
+from models.decision.exploration import Exploration
 from models.errors import SettingsError, nearest
-from models.exploration import Exploration
 
 PREFIX = "MIXLLM_"
 HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:]+")

@@ -27,7 +27,6 @@ from infra.addresses import (
     request_directly,
     sqlite_url,
 )
-from infra.credentials import ensure_credentials
 from infra.database import connect, database_address, ping
 from infra.embedded_postgres import (
     EmbeddedPostgres,
@@ -36,7 +35,8 @@ from infra.embedded_postgres import (
 )
 from infra.evidently_workspace import PagesCheck
 from infra.file_lock import FileLock
-from infra.guarded import prefect_origins
+from infra.guard.credentials import ensure_credentials
+from infra.guard.servers import prefect_origins
 from infra.home import ready_home
 from infra.permissions import OTHERS, close_home
 from infra.processes import STOP_SECONDS, TOKEN_VARIABLE, ProcessIdentity, end, family
@@ -137,10 +137,10 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
     }
     parts = []
     if settings.mlflow_uri is None:
-        command = python_module("infra.guarded", "mlflow")
+        command = python_module("infra.guard.servers", "mlflow")
         parts.append(Part("mlflow", command, mlflow, f"{mlflow}/health", shared))
     if settings.prefect_api_url is None:
-        command = python_module("infra.guarded", "prefect")
+        command = python_module("infra.guard.servers", "prefect")
         ui = prefect.removesuffix("/api")
         # The server itself must not take another server's address for its own.
         own = {k: v for k, v in shared.items() if k != "PREFECT_API_URL"}
@@ -151,7 +151,7 @@ def local_parts(settings: Settings, database: str) -> list[Part]:
         parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
     evidently = http_url(LOOPBACK, settings.evidently_port)
     workspace = settings.home / "evidently"
-    command = python_module("infra.guarded", "evidently")
+    command = python_module("infra.guard.servers", "evidently")
     pages = PagesCheck(workspace, evidently, (credentials.user, credentials.password))
     health = f"{evidently}/api/version"
     parts.append(Part("evidently", command, evidently, health, shared, problem=pages.problem))

@@ -24,9 +24,9 @@ from pydantic import (
 )
 
 from models.errors import CatalogError, nearest
-from models.numerals import read_number
-from models.regular_file import UnusableFile
-from models.yaml_file import dump_yaml, read_yaml
+from models.files.numerals import read_number
+from models.files.regular_file import UnusableFile
+from models.files.yaml_file import dump_yaml, read_yaml
 
 
 def plain_number(value: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.domains.clusters import CLUSTERS, ClusterCount
+from models.encoder_tuning.settings import TuningSettings
 from models.errors import SettingsError, nearest
-from models.families import DEFAULT_FAMILIES
-from models.regular_file import UnusableFile
-from models.tag_clusters import CLUSTERS, ClusterCount
-from models.tuning_settings import TuningSettings
-from models.yaml_file import read_yaml
+from models.files.regular_file import UnusableFile
+from models.files.yaml_file import read_yaml
+from models.predictors.families import DEFAULT_FAMILIES
 
 EncoderMode = Literal["frozen", "reuse", "fine-tune"]
 TaggerKind = Literal["keyphrase", "instag", "llm"]
@@ -23,7 +23,7 @@ class TrainingOptions(BaseModel):
     """encoder: ``frozen``, the base model as published; ``fine-tune``, tuned on these queries;
     ``reuse``, the champion's. tagger: who tags. domains: clusters of tags, or ``auto``. tuning: see
     ``TuningSettings``; its base_model holds for the frozen encoder too. families: of the predictors
-    (``models.families``)."""
+    (``models.predictors.families``)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

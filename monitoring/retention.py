@@ -9,14 +9,22 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Engine, delete, func, select, text
 
-from infra.registry import ALIASES, Registry
+from infra.registry.records import ALIASES
+from infra.registry.registry import Registry
 from infra.settings import Settings
-from models.manifest import read_manifest
-from monitoring.alert_log import note
-from monitoring.answers import month_start
-from monitoring.drift_report import whole_page
-from monitoring.feedback import INSERT_LOCK
-from monitoring.tables import answers, decisions, drift_windows, feedback, policy_states, shadows
+from models.release.manifest import read_manifest
+from monitoring.drift.report import whole_page
+from monitoring.store.answers import month_start
+from monitoring.store.audit import note
+from monitoring.store.feedback import INSERT_LOCK
+from monitoring.store.tables import (
+    answers,
+    decisions,
+    drift_windows,
+    feedback,
+    policy_states,
+    shadows,
+)
 
 BATCH: Final = 20_000
 YOUNG_SECONDS: Final = 86_400.0

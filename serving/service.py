@@ -11,15 +11,16 @@ import bentoml
 from fastapi.middleware.cors import CORSMiddleware
 
 from infra.addresses import bypass_proxy, listening_address
-from infra.guard import Guard, Names
+from infra.guard.guard import Guard, Names
 from infra.permissions import close_home, private_umask
 from infra.settings import read_settings
 from models.errors import MixLLMError
-from serving import connections, telemetry
-from serving.app import create_app
+from serving import telemetry
 from serving.binding import check_listening
-from serving.paths import OneLinePaths
-from serving.routing import NotReady
+from serving.http import connections
+from serving.http.app import create_app
+from serving.http.paths import OneLinePaths
+from serving.routing.router import NotReady
 from serving.state import ServiceState
 from serving.supervisor import listen_privately
 
@@ -59,7 +60,7 @@ def get_state() -> ServiceState:
     workers=settings.workers,
     http={"host": listening_address(settings.host), "port": settings.port},
     traffic={"timeout": NoTimeout(1)},
-    # serving.request_metrics counts, and shows what is counted.
+    # serving.http.request_metrics counts, and shows what is counted.
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
     # serving.telemetry makes the spans.

@@ -18,28 +18,28 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from infra.database import STATEMENT_SECONDS
 from infra.settings import Settings
-from models.manifest import Manifest
-from models.waiting import WaitingTracker
-from monitoring.answers import charged, read_answer
-from monitoring.dead_letters import raise_alert
-from monitoring.decisions import read_decision
-from monitoring.journal import DatabaseAway, Journal
-from monitoring.journals import JOURNALS
-from monitoring.releases import release_row
-from monitoring.rows import check_table
-from monitoring.schema import open_store
+from models.decision.waiting import WaitingTracker
+from models.release.manifest import Manifest
+from monitoring.drift.refused_rows import raise_alert
+from monitoring.store.answers import charged, read_answer
+from monitoring.store.decisions import read_decision
+from monitoring.store.journal import DatabaseAway, Journal
+from monitoring.store.journals import JOURNALS
+from monitoring.store.releases import release_row
+from monitoring.store.rows import check_table
+from monitoring.store.schema import open_store
 from serving import metrics
-from serving.call_costs import dearest
-from serving.challenger import Challenger
-from serving.champion import Champion
-from serving.echo import Echoes
-from serving.gateway import Gateway
-from serving.job import Job
-from serving.keys import KeyRing
+from serving.access.keys import KeyRing
+from serving.gateway.call_costs import dearest
+from serving.gateway.completion import Job
+from serving.gateway.echo import Echoes
+from serving.gateway.gateway import Gateway
 from serving.lookups import Lookups
-from serving.policy import PolicyFollower
 from serving.recent import MAX_ROWS, Recent
-from serving.routing import Router
+from serving.routing.challenger import Challenger
+from serving.routing.champion import Champion
+from serving.routing.policy_follower import PolicyFollower
+from serving.routing.router import Router
 
 log = logging.getLogger("mixllm.answers")
 

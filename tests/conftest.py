@@ -14,21 +14,23 @@ from sqlalchemy import Engine, text
 
 from infra.database import connect, database_address
 from infra.embedded_postgres import embedded_postgres
-from infra.encoders import prepared_encoder
 from infra.settings import Settings
-from models.calibration import choose_defaults, training_rows
-from models.domains import Domains
-from models.encoder import EmbeddingCache, OnnxEncoder, encoder_digest
-from models.evaluation_set import EvaluationSet
-from models.fitting import Fitted, fit_predictors, shrinkage_of
-from models.inputs import QueryInputs, read_queries
-from models.manifest import DataSource
-from models.predictors import Predictor
-from models.release import PROBES, build_release
-from models.simulated import simulated_evaluation_set
-from models.tagging import TaggedQueries, tagged_queries
-from models.tags import KeyphraseTagger
-from monitoring.schema import migrate
+from infra.training.encoder_store import prepared_encoder
+from models.data.evaluation_set import EvaluationSet
+from models.data.simulated import simulated_evaluation_set
+from models.domains.domains import Domains
+from models.domains.tagged_queries import TaggedQueries, tagged_queries
+from models.domains.taggers import KeyphraseTagger
+from models.encoder.cache import EmbeddingCache
+from models.encoder.inputs import QueryInputs, read_queries
+from models.encoder.onnx import OnnxEncoder, encoder_digest
+from models.evaluation.calibration import choose_defaults, training_rows
+from models.predictors.fitting import Fitted, fit_predictors, shrinkage_of
+from models.predictors.predictor import Predictor
+from models.release.build import build_release
+from models.release.manifest import DataSource
+from models.release.probes import PROBES
+from monitoring.store.schema import migrate
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 

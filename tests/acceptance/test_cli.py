@@ -17,10 +17,11 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-import mixllm
-from infra.credentials import read_credentials
-from models.evaluation_set import EvaluationSet, write_evaluation_set
-from models.measures import MEASURES
+from infra.guard.credentials import read_credentials
+from mixllm import cli
+from models.data.evaluation_set import EvaluationSet
+from models.data.files import write_evaluation_set
+from models.evaluation.measures import MEASURES
 
 MIXLLM = [sys.executable, "-m", "mixllm"]
 
@@ -67,7 +68,7 @@ def refused(
     umask = os.umask(0o022)
     try:
         with pytest.raises(SystemExit) as ended:
-            mixllm.main()
+            cli.main()
     finally:
         os.umask(umask)
     error = capsys.readouterr().err

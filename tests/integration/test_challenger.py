@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import Engine, func, select, text
 
 from infra.database import connect
-from infra.registry import Canary, Registry
-from models.manifest import read_manifest
-from models.release import change_release
-from monitoring.shadows import shadow_figures, shadow_summary
-from monitoring.tables import decisions, releases
+from infra.registry.records import Canary
+from infra.registry.registry import Registry
+from models.release.build import change_release
+from models.release.manifest import read_manifest
+from monitoring.store.shadows import shadow_figures, shadow_summary
+from monitoring.store.tables import decisions, releases
 from processes import start, stop, wait_for
 
 

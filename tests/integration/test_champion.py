@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import pytest
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from infra.registry import CHAMPION, PREVIOUS, ROUTER, Registry
+from infra.registry.records import CHAMPION, PREVIOUS, ROUTER
+from infra.registry.registry import Registry
 from infra.settings import Settings
 from models.catalog import Catalog
-from models.manifest import read_manifest
+from models.release.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from serving.champion import Champion
+    from serving.routing.champion import Champion
 
 # The service takes its metrics from BentoML, whose module warns.
 pytestmark = pytest.mark.filterwarnings("ignore:bentoml.metrics module:DeprecationWarning")
@@ -49,7 +50,7 @@ class Scene:
 
 
 def champion_of(settings: Settings) -> "Champion":
-    from serving.champion import Champion
+    from serving.routing.champion import Champion
 
     return Champion(settings)
 

@@ -20,16 +20,16 @@ from starlette.testclient import TestClient
 from fleets import RecordingFleet
 from infra.database import connect
 from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
-from infra.registry import Canary
+from infra.registry.records import Canary
 from infra.settings import Settings
 from models.catalog import Candidate
-from models.evaluation_set import EvaluationSet
-from models.manifest import read_manifest
+from models.data.evaluation_set import EvaluationSet
+from models.release.manifest import read_manifest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, of its own metrics
-    from serving.app import create_app
-    from serving.champion import Running
+    from serving.http.app import create_app
+    from serving.routing.champion import Running
     from serving.state import ServiceState
 
 QUESTION = "Compute 17 + 4. Give only the number."

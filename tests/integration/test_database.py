@@ -18,9 +18,9 @@ from infra import database
 from infra.database import connect, ping
 from infra.embedded_postgres import EmbeddedPostgres
 from infra.settings import Settings
-from monitoring.answers import insert_answers
-from monitoring.keys import read_access
-from monitoring.schema import open_store
+from monitoring.store.answers import insert_answers
+from monitoring.store.keys import read_access
+from monitoring.store.schema import open_store
 
 JOIN = """
 import sys, time

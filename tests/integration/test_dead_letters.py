@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-import mixllm
-from monitoring.answers import spent_this_month
-from monitoring.dead_letters import DeadLetter
-from monitoring.journals import dead_letters_of
+from mixllm import cli
+from monitoring.store.answers import spent_this_month
+from monitoring.store.dead_letters import DeadLetter
+from monitoring.store.journals import dead_letters_of
 
 
 def test_what_postgres_takes_now_is_inserted_and_goes(
@@ -27,7 +27,7 @@ def test_what_postgres_takes_now_is_inserted_and_goes(
     )
     bad = good.replace(b"00001", b"00002").replace(b'"seconds": 1.0, ', b"")
     letters.add([DeadLetter.of(good, "lacks a column"), DeadLetter.of(bad, "lacks a value")])
-    ended = CliRunner().invoke(mixllm.app, ["dead-letters", "retry", "--all"])
+    ended = CliRunner().invoke(cli.app, ["dead-letters", "retry", "--all"])
     assert ended.exit_code == 1
     assert "1 inserted, 1 refused" in ended.output
     assert "column seconds has no value" in ended.output

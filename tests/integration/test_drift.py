@@ -11,15 +11,16 @@ import pytest
 from sqlalchemy import Engine, text
 
 from logs import log_decisions
-from models.alerts import read_rules
-from models.release import Release
-from monitoring.alert_log import close_alert, list_alerts, note, read_alert, read_audit
-from monitoring.decisions import insert_decisions
-from monitoring.drift import Sizes, check_canary, check_drift, list_windows, waiting
-from monitoring.feedback import insert_feedback
-from monitoring.graded import last_vote_before
-from monitoring.releases import insert_releases, release_row
-from monitoring.window_rows import first_span, read_window, span
+from models.drift.alerts import read_rules
+from models.release.release import Release
+from monitoring.drift.alert_log import close_alert, list_alerts, read_alert
+from monitoring.drift.checks import Sizes, check_canary, check_drift, list_windows, waiting
+from monitoring.drift.window_rows import first_span, read_window, span
+from monitoring.learning.logged_votes import last_vote_before
+from monitoring.store.audit import note, read_audit
+from monitoring.store.decisions import insert_decisions
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.releases import insert_releases, release_row
 from votes import decide, vote
 
 RULES = read_rules(None)
@@ -134,7 +135,7 @@ def test_a_window_without_feedback_or_answers(engine: Engine, release: Release, 
 def test_a_large_window_is_sampled_alike_each_time(
     engine: Engine, release: Release, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("monitoring.window_rows.MOST_ROWS", 60)
+    monkeypatch.setattr("monitoring.drift.window_rows.MOST_ROWS", 60)
     send(300)
     with engine.connect() as connection:
         found = span(connection, release.digest, 0)
@@ -170,7 +171,7 @@ def test_the_votes_since_a_decision(engine: Engine, release: Release, send: Send
 def test_a_canary_is_held_against_the_champion_meanwhile(
     engine: Engine, release: Release, send: Send, release_folder: Path, tmp_path: Path
 ) -> None:
-    from models.release import change_release
+    from models.release.build import change_release
 
     defaults = release.manifest.defaults.model_copy(update={"beta": 0.2})
     change_release(release_folder, tmp_path / "canary", defaults=defaults)

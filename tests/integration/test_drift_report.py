@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 
 from drifts import window
-from models.alerts import read_rules
-from models.signals import find_signals
-from models.windows import Window
-from monitoring.drift_report import Page, write_report
+from models.drift.alerts import read_rules
+from models.drift.signals import find_signals
+from models.drift.windows import Window
+from monitoring.drift.report import Page, write_report
 
 RULES = read_rules(None)
 REFERENCE = window(seed=1, count=1000)

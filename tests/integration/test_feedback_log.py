@@ -7,10 +7,10 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, select
 
-from models.release import Release
-from monitoring.decisions import insert_decisions
-from monitoring.feedback import insert_feedback, last_position, read_feedback
-from monitoring.tables import feedback
+from models.release.release import Release
+from monitoring.store.decisions import insert_decisions
+from monitoring.store.feedback import insert_feedback, last_position, read_feedback
+from monitoring.store.tables import feedback
 from votes import decide, vote
 
 

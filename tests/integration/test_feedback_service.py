@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import Engine, text
 
 from infra.database import connect
-from infra.registry import Registry
-from models.release import Release
-from monitoring.alert_log import list_alerts
-from monitoring.decisions import insert_decisions
-from monitoring.feedback import read_feedback
-from monitoring.keys import create_key, open_access, revoke_key
-from monitoring.learner import learn
+from infra.registry.registry import Registry
+from models.release.release import Release
+from monitoring.drift.alert_log import list_alerts
+from monitoring.learning.learner import learn
+from monitoring.store.decisions import insert_decisions
+from monitoring.store.feedback import read_feedback
+from monitoring.store.keys import create_key, open_access, revoke_key
 from processes import free_port, kill, start, stop, wait_for
 from votes import decide, subject_of
 

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from infra.registry import Registry, gate_state
+from infra.registry.records import gate_state
+from infra.registry.registry import Registry
 from infra.settings import Settings
+from models.data.evaluation_set import EvaluationSet, is_test_query
+from models.data.files import write_evaluation_set
 from models.errors import EvaluationSetError
-from models.evaluation_set import EvaluationSet, is_test_query, write_evaluation_set
-from models.release_gate import EVALUATION, FAILS, NOT_MEASURED, WORTH, Verdict
-from monitoring.alert_log import read_audit
-from monitoring.gate import judge_release, standing_verdict
+from models.release.gate import EVALUATION, FAILS, NOT_MEASURED, WORTH, Verdict
+from monitoring.release_gate import judge_release, standing_verdict
+from monitoring.store.audit import read_audit
 
 
 def few(data: EvaluationSet, count: int) -> EvaluationSet:
@@ -39,8 +41,8 @@ def test_the_gate_from_the_first_release_on(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("monitoring.gate.TIMED", 20)
-    monkeypatch.setattr("monitoring.gate.PERTURBED", 20)
+    monkeypatch.setattr("monitoring.release_gate.TIMED", 20)
+    monkeypatch.setattr("monitoring.release_gate.PERTURBED", 20)
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "registry")
     settings = Settings(home=machine_home)
     (tmp_path / "reports").mkdir()

@@ -22,12 +22,12 @@ from sqlalchemy import text
 from fleets import RecordingFleet
 from infra.database import connect
 from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
-from infra.registry import Registry
-from models.evaluation_set import EvaluationSet
-from monitoring.answers import read_answer, spent_this_month
-from monitoring.keys import create_key, open_access, revoke_key
+from infra.registry.registry import Registry
+from models.data.evaluation_set import EvaluationSet
+from monitoring.store.answers import read_answer, spent_this_month
+from monitoring.store.keys import create_key, open_access, revoke_key
 from processes import start, stop, wait_for
-from serving.breaker import FAILURES, OPEN_SECONDS
+from serving.gateway.breaker import FAILURES, OPEN_SECONDS
 
 QUESTION = "Compute 17 + 4. Give only the number."
 TOOL = {"type": "function", "function": {"name": "lookup", "parameters": {"type": "object"}}}

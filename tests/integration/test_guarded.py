@@ -15,7 +15,7 @@ from evidently.ui.workspace import Workspace
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from infra.credentials import Credentials, read_credentials
+from infra.guard.credentials import Credentials, read_credentials
 from infra.settings import Settings
 from infra.stack import Part, free_loopback_port, local_parts
 from processes import kill, wait_for

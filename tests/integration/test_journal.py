@@ -15,10 +15,12 @@ from sqlalchemy.exc import OperationalError
 
 from infra.database import connect
 from models.errors import StoreError
-from models.release import Release
-from monitoring.alert_log import note, read_alert, read_audit
-from monitoring.dead_letters import DeadLetter, raise_alert
-from monitoring.decisions import (
+from models.release.release import Release
+from monitoring.drift.alert_log import read_alert
+from monitoring.drift.refused_rows import raise_alert
+from monitoring.store.audit import note, read_audit
+from monitoring.store.dead_letters import DeadLetter
+from monitoring.store.decisions import (
     Asked,
     _decoded,
     count_decisions,
@@ -29,12 +31,12 @@ from monitoring.decisions import (
     packed,
     read_decision,
 )
-from monitoring.feedback import insert_feedback, read_feedback
-from monitoring.journal import Journal, read_segment
-from monitoring.journals import JOURNALS, JournalKind
-from monitoring.keys import create_key, list_keys
-from monitoring.rows import check_table, typed
-from monitoring.tables import decisions
+from monitoring.store.feedback import insert_feedback, read_feedback
+from monitoring.store.journal import Journal, read_segment
+from monitoring.store.journals import JOURNALS, JournalKind
+from monitoring.store.keys import create_key, list_keys
+from monitoring.store.rows import check_table, typed
+from monitoring.store.tables import decisions
 from votes import vote
 
 
@@ -115,7 +117,7 @@ def test_a_batch_that_arrived_before_the_connection_broke_is_not_counted_twice(
 KILLED = """
 import sys, time
 from pathlib import Path
-from monitoring.journal import Journal
+from monitoring.store.journal import Journal
 from tests_row import row
 journal = Journal(Path(sys.argv[1]), lambda rows: None, flush_seconds=60)
 for i in range(30):
@@ -128,7 +130,7 @@ time.sleep(60)
 def test_rows_of_a_killed_process_are_taken_over(database: Database, tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     (tmp_path / "tests_row.py").write_text(
-        "from monitoring.decisions import Asked, fallback_row\n"
+        "from monitoring.store.decisions import Asked, fallback_row\n"
         "def row(i): return fallback_row('a', 'k', 0.01, Asked(f'q{i}', 'full'), 0.001, '1')\n"
     )
     process = subprocess.Popen(

@@ -13,10 +13,10 @@ from sqlalchemy.exc import OperationalError
 
 from infra.database import connect
 from infra.settings import Settings
-from monitoring.keys import create_key, open_access, require_keys, revoke_key
-from monitoring.schema import migrate
+from monitoring.store.keys import create_key, open_access, require_keys, revoke_key
+from monitoring.store.schema import migrate
 from processes import wait_for
-from serving.keys import KeyRing
+from serving.access.keys import KeyRing
 from serving.refusals import Refused
 
 AWAY = OperationalError("SELECT", {}, Exception("Postgres is away"))

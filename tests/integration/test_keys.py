@@ -8,10 +8,10 @@ import pytest
 from sqlalchemy import Engine, select, update
 from typer.testing import CliRunner
 
-import mixllm
+from mixllm import cli
 from models.errors import StoreError
-from monitoring.answers import insert_answers, month_start, read_answer, spent_this_month
-from monitoring.keys import (
+from monitoring.store.answers import insert_answers, month_start, read_answer, spent_this_month
+from monitoring.store.keys import (
     create_key,
     hash_key,
     list_keys,
@@ -21,7 +21,7 @@ from monitoring.keys import (
     revoke_key,
     valid_keys,
 )
-from monitoring.tables import api_keys
+from monitoring.store.tables import api_keys
 
 
 def test_a_key_is_kept_as_a_hash_alone(engine: Engine) -> None:
@@ -65,7 +65,7 @@ def test_once_required_keys_stay_required_until_a_command_says_otherwise(engine:
 def test_databases_with_keys_of_an_earlier_version_require_them(engine: Engine) -> None:
     from alembic import command
 
-    from monitoring.schema import configuration, migrate
+    from monitoring.store.schema import configuration, migrate
 
     create_key(engine, "app", ["route"])
     revoke_key(engine, "app")
@@ -177,7 +177,7 @@ def test_the_commands_say_whether_a_key_is_needed(
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*words: str) -> str:
-        ended = CliRunner().invoke(mixllm.app, ["keys", *words])
+        ended = CliRunner().invoke(cli.app, ["keys", *words])
         assert (ended.exit_code == 0) == (ended.exception is None)
         return ended.output + str(ended.exception or "")
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from sqlalchemy import Engine, func, select
 
-from monitoring.feedback import insert_feedback
-from monitoring.journal import Journal
-from monitoring.rows import check_table
-from monitoring.tables import feedback
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.journal import Journal
+from monitoring.store.rows import check_table
+from monitoring.store.tables import feedback
 
 BURST = """
 import sys, threading
 from pathlib import Path
 from infra.database import connect
-from monitoring.feedback import insert_feedback
-from monitoring.journal import Journal
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.journal import Journal
 from votes import vote
-from monitoring.decisions import new_id
+from monitoring.store.decisions import new_id
 engine = connect(sys.argv[2])
 journal = Journal(Path(sys.argv[1]), lambda rows: insert_feedback(engine, rows), 0.01, synced=True)
 journal.start()

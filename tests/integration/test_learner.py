@@ -14,15 +14,24 @@ import pytest
 from sqlalchemy import Engine, update
 
 from models.errors import StoreError
-from models.policy import PolicyState, state_digest
-from models.release import Release, change_release
-from monitoring import learner
-from monitoring.decisions import insert_decisions
-from monitoring.feedback import insert_feedback, last_position
-from monitoring.learner import Busy, learn, leave_out, newest_good, rebuild, roll_back, take_lock
-from monitoring.policy_states import list_states, newest_mark
-from monitoring.releases import insert_releases, release_row
-from monitoring.tables import policy_states
+from models.learning.policy_state import PolicyState, state_digest
+from models.release.build import change_release
+from models.release.release import Release
+from monitoring.learning import learner
+from monitoring.learning.learner import (
+    Busy,
+    learn,
+    leave_out,
+    newest_good,
+    rebuild,
+    roll_back,
+    take_lock,
+)
+from monitoring.learning.policy_states import list_states, newest_mark
+from monitoring.store.decisions import insert_decisions
+from monitoring.store.feedback import insert_feedback, last_position
+from monitoring.store.releases import insert_releases, release_row
+from monitoring.store.tables import policy_states
 from votes import decide, fill, subject_of, vote
 
 
@@ -113,8 +122,9 @@ KILLED = """
 import sys
 from pathlib import Path
 from infra.database import connect
-from models.release import Release, change_release
-from monitoring import learner
+from models.release.release import Release
+from models.release.build import change_release
+from monitoring.learning import learner
 from votes import subject_of
 engine, subject = connect(sys.argv[1]), subject_of(Release.load(Path(sys.argv[2])))
 print("ready", flush=True)
@@ -285,7 +295,7 @@ def test_heads_go_and_come_with_candidates(
 
 
 def test_old_states_go(engine: Engine, release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("monitoring.policy_states.KEPT", 3)
+    monkeypatch.setattr("monitoring.learning.policy_states.KEPT", 3)
     fill(engine, release, 20)
     learn(engine, subject_of(release), batch=2)
     assert len(list_states(engine)) == 3

@@ -7,12 +7,12 @@ import time
 
 from sqlalchemy import Engine, text
 
-from monitoring.locks import exclusive
+from monitoring.store.locks import exclusive
 
 HOLD = """
 import sys, time
 from infra.database import connect
-from monitoring.locks import exclusive
+from monitoring.store.locks import exclusive
 with exclusive(connect(sys.argv[1]), "training"):
     print("held", flush=True)
     time.sleep(600)

@@ -13,14 +13,15 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from infra.database import connect
 from models.errors import StoreError
-from monitoring.alert_log import list_alerts, read_audit
-from monitoring.answers import read_answer, spent_this_month
-from monitoring.decisions import read_decision
-from monitoring.feedback import read_feedback
-from monitoring.keys import list_keys, valid_keys
-from monitoring.policy_states import list_states
-from monitoring.releases import known_releases
-from monitoring.schema import configuration, current, migrate, newest
+from monitoring.drift.alert_log import list_alerts
+from monitoring.learning.policy_states import list_states
+from monitoring.store.answers import read_answer, spent_this_month
+from monitoring.store.audit import read_audit
+from monitoring.store.decisions import read_decision
+from monitoring.store.feedback import read_feedback
+from monitoring.store.keys import list_keys, valid_keys
+from monitoring.store.releases import known_releases
+from monitoring.store.schema import configuration, current, migrate, newest
 
 REVISIONS = sorted(
     script.revision for script in ScriptDirectory.from_config(configuration()).walk_revisions()

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from infra.mlflow_store import LOCK_FILE, lock_of
+from infra.registry.mlflow_store import LOCK_FILE, lock_of
 from infra.settings import Settings
 
 # Imports first, so that both open the store at the same moment.
 OPEN = """
 import sys
 from pathlib import Path
-from infra.registry import Registry
+from infra.registry.registry import Registry
 print("imported", flush=True)
 sys.stdin.readline()
 registry = Registry(sys.argv[1], Path(sys.argv[2]))

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from infra.settings import Settings
 from infra.stack import free_loopback_port
-from monitoring.notify import SIGNATURE, notify
+from monitoring.drift.notify import SIGNATURE, notify
 
 DETAILS = {"alert": 7, "name": "predictor-drift"}
 

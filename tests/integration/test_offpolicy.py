@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from models.decision import Wishes
-from models.exploration import Exploration
-from models.ope import compare_policies
-from models.release import Release
-from monitoring.decisions import Asked, decision_row, insert_decisions
-from monitoring.feedback import insert_feedback
-from monitoring.graded import graded_answers, logged_votes, read_votes
-from monitoring.releases import insert_releases, release_row
+from models.decision.exploration import Exploration
+from models.decision.wishes import Wishes
+from models.learning.off_policy import compare_policies
+from models.release.release import Release
+from monitoring.learning.logged_votes import graded_answers, logged_votes, read_votes
+from monitoring.store.decisions import Asked, decision_row, insert_decisions
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.releases import insert_releases, release_row
 from votes import QUERIES, vote
 
 COUNT = 600

@@ -13,10 +13,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 from infra.settings import Settings
-from monitoring.answers import insert_answers, spent_this_month
-from monitoring.decisions import Asked, fallback_row, insert_decisions, read_decision
-from monitoring.feedback import INSERT_LOCK, insert_feedback
 from monitoring.retention import prune, remove_copies
+from monitoring.store.answers import insert_answers, spent_this_month
+from monitoring.store.decisions import Asked, fallback_row, insert_decisions, read_decision
+from monitoring.store.feedback import INSERT_LOCK, insert_feedback
 from votes import vote
 
 NO_RELEASES: Any = SimpleNamespace(alias=lambda _: None)

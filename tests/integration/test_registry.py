@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from infra.registry import CHALLENGER, CHAMPION, PREVIOUS, ROUTER, Registry
+from infra.registry.records import CHALLENGER, CHAMPION, PREVIOUS, ROUTER
+from infra.registry.registry import Registry
 from models.errors import DigestMismatch, NoRelease
-from models.manifest import read_manifest
-from models.release import Release
+from models.release.manifest import read_manifest
+from models.release.release import Release
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def test_a_part_that_did_not_change_keeps_its_version(
     changed = Path(shutil.copytree(release_folder, tmp_path / "changed"))
     predictor = changed / "predictors" / "sim-mini" / "predictor.json"
     predictor.write_text(predictor.read_text() + "\n")
-    from models.manifest import pin
-    from models.predictors import FILES
+    from models.predictors.predictor import FILES
+    from models.release.manifest import pin
 
     manifest = read_manifest(changed)
     old = manifest.predictors["sim-mini"]

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-import mixllm
-from infra.registry import CHAMPION, ROUTER, Registry
+from infra.registry.records import CHAMPION, ROUTER
+from infra.registry.registry import Registry
+from mixllm.commands import releases
 from models.errors import NoRelease, ReleaseError
 
 DATA = {"name": "mine", "digest": "ab" * 32, "split": "test", "queries": 80, "outcomes": 480}
@@ -58,24 +59,24 @@ def test_a_refused_release_is_not_promoted_and_the_reason_is_the_error(registry:
     with pytest.raises(
         ReleaseError, match=r"release 2, verdict 1: refused; fails: memory, MiB; judge"
     ):
-        mixllm.promote("2")
+        releases.promote("2")
     assert registry.alias(CHAMPION) == "1"
 
 
 def test_a_forced_one_is_and_the_last_line_says_so(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mixllm.promote("2", force=True)
+    releases.promote("2", force=True)
     assert registry.alias(CHAMPION) == "2"
     assert last_line(capsys) == (
         "release 2 is champion; forced, whatever its gate says (refused; fails: memory, MiB)"
     )
     assert registry.refused("2") is None
-    mixllm.releases()
+    releases.releases()
     assert "forced" in capsys.readouterr().out
-    mixllm.rollback()
+    releases.rollback()
     assert last_line(capsys) == "release 1 is champion again"
-    mixllm.rollback()
+    releases.rollback()
     assert last_line(capsys) == (
         "release 2 is champion again; its last verdict: refused; fails: memory, MiB"
     )
@@ -91,28 +92,28 @@ def test_forcing_overrules_the_verdicts_so_far_and_no_later_one(registry: Regist
 def test_the_history_is_shown_and_the_last_verdict_counts(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mixllm.releases("1")
+    releases.releases("1")
     assert last_line(capsys) == "release 1 has not been judged: mixllm judge 1"
     registry.add_verdict("2", verdict(2, "passes", "passes 9 of 9 figures", "1"), [], "figures")
-    mixllm.releases("2")
+    releases.releases("2")
     shown = capsys.readouterr().out
     assert shown.count("80") == 2
     last = shown.strip().splitlines()[-1]
     assert last == "release 2, verdict 2: passes 9 of 9 figures; this one counts"
     registry.note_serving("2", "none of its LLMs can be called")
-    mixllm.releases()
+    releases.releases()
     assert last_line(capsys) == (
         "the service does not load release 2: none of its LLMs can be called"
     )
     registry.note_serving("2", None)
-    mixllm.releases()
+    releases.releases()
     assert "does not load" not in capsys.readouterr().out
     with pytest.raises(NoRelease, match="no release '7'"):
-        mixllm.releases("7")
+        releases.releases("7")
 
 
 def test_the_champion_is_not_judged_against_itself(registry: Registry) -> None:
     with pytest.raises(ReleaseError, match="release 1 is the champion"):
-        mixllm.judge("1")
+        releases.judge("1")
     with pytest.raises(NoRelease, match="no release 'x'"):
-        mixllm.judge("x")
+        releases.judge("x")

@@ -13,27 +13,30 @@ from sqlalchemy import Engine, select, update
 
 from flows.check_drift import check_drift_flow
 from flows.clean_up import clean_up
+from flows.context import Scene
 from flows.learn import learn_from_feedback
 from flows.probe import probe
-from flows.repair import repair
+from flows.repairs.flow import repair
 from flows.retrain import retrain_configured
-from flows.scene import Scene
-from infra.registry import CHALLENGER, CHAMPION, ROUTER, Canary
+from infra.registry.records import CHALLENGER, CHAMPION, ROUTER, Canary
 from infra.stack import free_loopback_port
 from logs import log_decisions
-from models.domains import Domains
-from models.evaluation_set import EvaluationSet, write_evaluation_set
-from models.manifest import read_manifest
-from models.predictors import Predictor
-from models.release import Release, change_release
-from models.signals import Signal
-from monitoring.alert_log import list_alerts, open_alert, read_audit
-from monitoring.drift import list_windows
-from monitoring.feedback import insert_feedback
-from monitoring.learner import learn
-from monitoring.policy_states import list_states
-from monitoring.releases import insert_releases, release_row
-from monitoring.tables import answers, policy_states
+from models.data.evaluation_set import EvaluationSet
+from models.data.files import write_evaluation_set
+from models.domains.domains import Domains
+from models.drift.signals import Signal
+from models.predictors.predictor import Predictor
+from models.release.build import change_release
+from models.release.manifest import read_manifest
+from models.release.release import Release
+from monitoring.drift.alert_log import list_alerts, open_alert
+from monitoring.drift.checks import list_windows
+from monitoring.learning.learner import learn
+from monitoring.learning.policy_states import list_states
+from monitoring.store.audit import read_audit
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.releases import insert_releases, release_row
+from monitoring.store.tables import answers, policy_states
 from votes import subject_of, vote
 
 
@@ -212,7 +215,7 @@ def test_what_fails_three_times_is_closed_and_told(
     def broken(*_: Any) -> None:
         raise RuntimeError("no space left")
 
-    monkeypatch.setattr("flows.repair.unseen_queries", broken)
+    monkeypatch.setattr("flows.repairs.domains.unseen_queries", broken)
     assert [bool(repair()["waiting"]) for _ in range(3)] == [True, True, False]
     (row,) = list_alerts(platform.engine)
     assert row["outcome"] == "recluster failed 3 times: no space left"

@@ -2,8 +2,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine
 
-from monitoring.schema import current, migrate, newest
-from monitoring.tables import metadata
+from monitoring.store.schema import current, migrate, newest
+from monitoring.store.tables import metadata
 
 
 def test_a_migrated_schema_is_the_one_the_code_describes(engine: Engine) -> None:
@@ -20,7 +20,7 @@ def test_migrating_twice_changes_nothing(engine: Engine) -> None:
 def test_every_migration_can_be_undone(engine: Engine) -> None:
     from alembic import command
 
-    from monitoring.schema import configuration
+    from monitoring.store.schema import configuration
 
     config = configuration()
     with engine.begin() as connection:

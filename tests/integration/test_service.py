@@ -16,8 +16,9 @@ import pytest
 from sqlalchemy import text
 
 from infra.database import connect
-from infra.registry import PREVIOUS, Registry
-from monitoring.decisions import read_decision
+from infra.registry.records import PREVIOUS
+from infra.registry.registry import Registry
+from monitoring.store.decisions import read_decision
 from processes import free_port, start, stop, wait_for
 
 NANO = {"query": "Which day falls 900 days after Monday?", "candidates": ["sim-nano"]}

@@ -8,9 +8,9 @@ from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from infra.settings import Settings
-from monitoring.alert_log import list_alerts
-from monitoring.decisions import Asked, count_decisions, fallback_row
-from monitoring.journals import JOURNALS
+from monitoring.drift.alert_log import list_alerts
+from monitoring.store.decisions import Asked, count_decisions, fallback_row
+from monitoring.store.journals import JOURNALS
 
 pytestmark = pytest.mark.filterwarnings("ignore:bentoml.metrics module:DeprecationWarning")
 GARBAGE = b'{}\n[1]\nnot JSON\n{"id": 7, "decision_id": null}\n'
@@ -35,7 +35,7 @@ def state(tmp_path: Path, engine: Engine) -> Any:
 def test_garbage_in_every_journal_neither_stops_the_start_nor_the_rows_after_it(
     state: Any, engine: Engine
 ) -> None:
-    from serving.views import journal_summary
+    from serving.http.responses import journal_summary
 
     state._recall(state.decisions, "id", "")
     state._recall(state.answers, "decision_id", "answer ")
@@ -56,7 +56,7 @@ def test_garbage_in_every_journal_neither_stops_the_start_nor_the_rows_after_it(
 def test_a_decision_that_cannot_be_written_is_counted_and_fails_nothing(
     state: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serving.views import journal_summary
+    from serving.http.responses import journal_summary
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")

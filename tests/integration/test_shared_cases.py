@@ -14,8 +14,8 @@ from upstreams import LIMITS, Outcome, ask, completion, raw_server, response, sa
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, of its own metrics
-    from serving.chat import failed
-    from serving.gateway import NobodyAnswered
+    from serving.gateway.errors import NobodyAnswered
+    from serving.http.chat import failed
 
 FOLDER = Path(__file__).parents[3] / "shared" / "cases"
 NAMES = ("streams.json", "answers.json")

@@ -13,9 +13,9 @@ import orjson
 import pytest
 
 from models.catalog import Upstream
-from models.waiting import WaitingTracker
-from serving.breaker import FAILURES, OPEN_SECONDS
-from serving.job import Job
+from models.decision.waiting import WaitingTracker
+from serving.gateway.breaker import FAILURES, OPEN_SECONDS
+from serving.gateway.completion import Job
 from upstreams import (
     LIMITS,
     Gateway,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.windows import Window
+from models.drift.windows import Window
 
 LLMS = ("cheap", "middle", "dear")
 

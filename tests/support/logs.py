@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from models.release import Release
-from monitoring.answers import insert_answers
-from monitoring.decisions import insert_decisions
-from monitoring.feedback import insert_feedback
+from models.release.release import Release
+from monitoring.store.answers import insert_answers
+from monitoring.store.decisions import insert_decisions
+from monitoring.store.feedback import insert_feedback
 from votes import decide, vote
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from models.digest import digest_file, digest_json
-from models.encoder import FILES
+from models.encoder.onnx import FILES
 
 
 def repin(folder: Path) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import orjson
 
 from models.catalog import Candidate, Upstream
-from models.waiting import WaitingTracker
-from serving.breaker import FAILURES
-from serving.job import Job
+from models.decision.waiting import WaitingTracker
+from serving.gateway.breaker import FAILURES
+from serving.gateway.completion import Job
 
 with warnings.catch_warnings():
     # BentoML's, of the module that its own metrics page still needs.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from serving.gateway import Gateway
+    from serving.gateway.gateway import Gateway
 
 Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 LIMITS: dict[str, Any] = {

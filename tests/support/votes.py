@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
-from models.policy import PolicyState
-from models.release import Release
-from monitoring.decisions import Asked, decision_row, insert_decisions, new_id
-from monitoring.feedback import insert_feedback
-from monitoring.learner import Subject
-from monitoring.releases import Parts, insert_releases, release_row
+from models.learning.policy_state import PolicyState
+from models.release.release import Release
+from monitoring.learning.learner import Subject
+from monitoring.store.decisions import Asked, decision_row, insert_decisions, new_id
+from monitoring.store.feedback import insert_feedback
+from monitoring.store.releases import Parts, insert_releases, release_row
 
 QUERIES = (
     "Compute 12 * 7.", "Write a poem about rain.", "What is the capital of Peru?",

@@ -1,0 +1,1 @@
+"""Studies of the method: simulations, and what was tried on real evaluation sets."""

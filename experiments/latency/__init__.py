@@ -1,0 +1,1 @@
+"""What latency costs: the router under traffic, simulated and live."""

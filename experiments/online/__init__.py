@@ -1,0 +1,1 @@
+"""What feedback teaches: a stream of queries, one outcome seen for each."""

@@ -1,0 +1,1 @@
+"""Single questions about the method, each answered by one script."""

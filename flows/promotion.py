@@ -1,0 +1,70 @@
+"""What becomes of a new release: champion, challenger, or neither, by its gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from infra.registry.records import CHAMPION
+from infra.registry.registry import Registry
+from infra.settings import Settings
+from models.release.gate import REFUSED, gate_table
+from monitoring.release_gate import judge_release
+from monitoring.store.audit import note
+from monitoring.store.schema import open_store
+
+
+class Settled(NamedTuple):
+    """What became of a release. state: champion, challenger or refused. reason: its verdict's."""
+
+    state: str
+    reason: str
+
+
+@task(name="settle", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def settle(
+    version: str,
+    promote: bool,
+    settings: Settings,
+    data: str | Path | None = None,
+    moved: Mapping[str, float] | None = None,
+    after_vote: int = 0,
+    alert_id: int | None = None,
+) -> Settled:
+    """Judge a release against the champion, if there is one, and act on the verdict.
+
+    promote: make it champion if it passes, not challenger. data, moved, after_vote, alert_id: see
+    ``judge_release``.
+    """
+    registry = Registry(settings.registry_uri, settings.home / "registry")
+    champion = registry.alias(CHAMPION)
+    if champion == version:
+        return Settled("champion", "it is champion already")
+    engine = open_store(settings)
+    verdict = judge_release(
+        registry,
+        engine,
+        settings,
+        version,
+        champion,
+        Path(data) if data else None,
+        moved,
+        after_vote,
+        alert_id,
+    )
+    create_markdown_artifact(key="gate", markdown=gate_table(verdict))
+    if not verdict.passes:
+        get_run_logger().warning("release %s: %s", version, verdict.reason)
+        return Settled(REFUSED, verdict.reason)
+    state = "champion" if promote else "challenger"
+    note(engine, f"make {state}", f"its gate: {verdict.reason}", f"release {version}", alert_id)
+    if promote:
+        registry.promote(version)
+    else:
+        registry.challenge(version)
+    return Settled(state, verdict.reason)

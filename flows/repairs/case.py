@@ -1,0 +1,79 @@
+"""An open alert, and what its repair came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.context import Scene
+from flows.promotion import Settled, settle
+from models.drift.signals import Signal
+from models.errors import MixLLMError
+from models.release.manifest import Manifest, read_manifest
+from monitoring.store.audit import note
+
+
+class NotYet(Exception):
+    """A repair has too little to go by for now; it is tried again."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a repair came to. version, state: of the release it made, if one."""
+
+    says: str
+    version: str | None = None
+    state: str | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One open alert."""
+
+    scene: Scene
+    row: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        return int(self.row["id"])
+
+    @property
+    def signal(self) -> Signal:
+        return Signal(**self.row["signal"])
+
+    @property
+    def acts(self) -> bool:
+        """Whether what passes the gate is promoted too, and what needs no release is done."""
+        return bool(self.row["mode"] == "act")
+
+    @property
+    def data(self) -> str:
+        """The configured evaluation set. Raises MixLLMError."""
+        if self.scene.settings.data is None:
+            raise MixLLMError("no evaluation set to train on: set MIXLLM_DATA")
+        return str(self.scene.settings.data)
+
+    def base(self) -> tuple[str, Path, Manifest]:
+        """The champion: version, folder, manifest."""
+        version = self.scene.registry.champion()
+        folder = self.scene.registry.fetch(version)
+        return version, folder, read_manifest(folder)
+
+    def settle(
+        self, version: str, moved: dict[str, float] | None = None, after_vote: int = 0
+    ) -> str:
+        """Judge what the repair made: champion, challenger or refused."""
+        settled: Settled = settle(
+            version,
+            self.acts,
+            self.scene.settings,
+            self.scene.settings.data,
+            moved,
+            after_vote,
+            self.number,
+        )
+        return settled.state
+
+    def note(self, what: str, why: str, result: str, **evidence: Any) -> None:
+        note(self.scene.engine, what, why, result, self.number, evidence)

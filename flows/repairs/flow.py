@@ -1,0 +1,100 @@
+"""The flow that mends what alerts say: each open one, by its mode; every step in the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from prefect import flow, get_run_logger
+
+from flows.context import Scene
+from flows.repairs.case import Case, Made, NotYet
+from flows.repairs.domains import recluster
+from flows.repairs.policy import leave_out_voter, rollback_policy
+from flows.repairs.predictor import refit
+from flows.repairs.release import raise_beta, retrain, retune
+from models.drift.alerts import KINDS
+from monitoring.drift.alert_log import close_alert, list_alerts
+from monitoring.drift.alert_text import alert_details, alert_text, alert_title
+from monitoring.drift.notify import notify
+from monitoring.store.audit import read_audit
+from monitoring.store.locks import exclusive
+
+# A repair that fails is tried so often.
+ATTEMPTS: Final = 3
+TELLS: Final = frozenset({"tell people", "tell people what came of it"})
+
+
+@flow(name="repair", validate_parameters=False)
+def repair() -> dict[str, Any]:
+    """Mend every open alert, the oldest first. Returns {"closed": [[alert, outcome]], "waiting"}."""
+    scene = Scene.open()
+    closed: list[list[Any]] = []
+    waiting: list[list[Any]] = []
+    with exclusive(scene.engine, "repair"):
+        for row in list_alerts(scene.engine, only_open=True):
+            outcome = mend(Case(scene, row))
+            (waiting if outcome is None else closed).append([row["id"], outcome])
+    return {"closed": closed, "waiting": waiting}
+
+
+def mend(case: Case) -> str | None:
+    """One alert's repair; returns what it came to, None where it is to be tried again."""
+    log, row = get_run_logger(), case.row
+    steps = read_audit(case.scene.engine, case.number)
+    if not any(step["what"] in TELLS for step in steps):  # whoever raised it died before it told
+        tell(case, "tell people", "", {})
+    if row["mode"] == "observe":
+        return close(case, "observed")
+    if row["release_digest"] != case.base()[2].digest:
+        return close(case, f"release {row['release_version']} is not champion: nothing to mend")
+    name = KINDS[row["name"]].repair
+    try:
+        made = REPAIRS[name](case)
+    except NotYet as error:
+        log.info("alert %d: %s", case.number, error)
+        return None
+    except Exception as error:  # whatever went wrong is in the audit, and is tried again
+        log.exception("alert %d: %s failed", case.number, name)
+        failed = sum(step["what"] == f"{name} failed" for step in steps) + 1
+        told = f"attempt {failed} of {ATTEMPTS}"
+        case.note(f"{name} failed", f"{type(error).__name__}: {error}", told)
+        if failed < ATTEMPTS:
+            return None
+        return close(case, f"{name} failed {ATTEMPTS} times: {error}")
+    case.note(name, alert_title(case.signal), made.says, version=made.version, state=made.state)
+    return close(case, made.says)
+
+
+def close(case: Case, outcome: str) -> str:
+    """Close the alert and tell people what came of it."""
+    close_alert(case.scene.engine, case.number, outcome)
+    if case.row["mode"] != "observe":
+        tell(case, "tell people what came of it", outcome, {"outcome": outcome})
+    get_run_logger().info("alert %d: %s", case.number, outcome)
+    return outcome
+
+
+def tell(case: Case, what: str, outcome: str, more: dict[str, Any]) -> None:
+    scene, signal = case.scene, case.signal
+    version = case.row["release_version"]
+    details = alert_details(case.number, signal, version, scene.rules, "mixllm drift list") | more
+    text = f"{outcome}\n{alert_text(details)}".strip()
+    told = notify(scene.settings, alert_title(signal), text, details)
+    case.note(what, outcome or alert_title(signal), "; ".join(told) or "no channel is configured")
+
+
+def only_tell(case: Case) -> Made:
+    return Made("people were told; nothing is repaired by itself")
+
+
+REPAIRS: Final[dict[str, Callable[[Case], Made]]] = {
+    "refit": refit,
+    "recluster": recluster,
+    "raise-beta": raise_beta,
+    "rollback-policy": rollback_policy,
+    "leave-out-voter": leave_out_voter,
+    "retrain": retrain,
+    "retune": retune,
+    "tell": only_tell,
+}

@@ -1,0 +1,84 @@
+"""Repair: move one predictor to where its candidate's answers lie now."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.repairs.case import Case, Made, NotYet
+from flows.steps import register_change
+from flows.update_predictors import read_graded
+from models.predictors.predictor import Predictor
+from models.predictors.refit_gate import Errors, Refit, refit_table, shift_of
+from models.predictors.refitting import recalibrated
+from models.release.build import change_release
+from models.release.manifest import Manifest, read_manifest
+from monitoring.learning.logged_votes import last_vote_before
+from monitoring.store.locks import exclusive
+
+# Answers since the drift began that a predictor is moved by, and of these what judges it.
+LEAST_ANSWERS: Final = 20
+HELD_OUT: Final = 0.25
+
+
+def refit(case: Case) -> Made:
+    """Move the one predictor to where its candidate's answers lie since the drift began."""
+    name = str(case.row["subject"])
+    with exclusive(case.scene.engine, f"predictor {name}"):
+        version, folder, manifest = case.base()
+        if name not in manifest.predictors:
+            return Made(f"{name} is no candidate of release {version} any more")
+        after = last_vote_before(case.scene.engine, case.row["since_position"])
+        moved_one = recalibrate(case, name, folder, manifest, after)
+        if isinstance(moved_one, NotYet):
+            raise moved_one
+        found, report = moved_one
+        if not found.passes:
+            return Made(f"{name}: moved, its predictor errs no less; nothing was made")
+        new = register_refit(case, folder, version, found, report)
+    shift = case.signal.now - (case.signal.reference or 0.0)
+    moved = {name: shift} if "quality" in case.signal.what else {}
+    state = case.settle(new, moved, after)
+    return Made(f"release {new}, {state}: {name} refitted on {found.rows} answers", new, state)
+
+
+@task(name="recalibrate", task_run_name="recalibrate {name}", cache_policy=NO_CACHE)
+def recalibrate(
+    case: Case, name: str, folder: Path, manifest: Manifest, after: int
+) -> tuple[Refit, str] | NotYet:
+    """The predictor moved by the graded answers after a vote.
+
+    NotYet is returned, not raised: Prefect logs what a task raises as a failure, with its traceback.
+    """
+    answers, positions = read_graded.fn(folder, case.scene.settings)
+    mine = np.array([llm == name for llm in answers.llms], dtype=bool) & (positions > after)
+    if mine.sum() < LEAST_ANSWERS:
+        return NotYet(
+            f"{name} has {mine.sum()} graded answers since it began, {LEAST_ANSWERS} are needed"
+        )
+    since = answers.where(mine)
+    cut = round((1 - HELD_OUT) * len(since))
+    early = np.arange(len(since)) < cut
+    old = Predictor.load(folder / manifest.predictors[name].folder)
+    new = recalibrated(old, since.where(early), float(positions[mine].max()))
+    late = since.where(~early)
+    errors = Errors.of(old, new, late.inputs, late.quality)
+    found = Refit(new, cut, errors, Errors(0.0, 0.0, 0.0), shift_of(old, late))
+    return found, refit_table([found])
+
+
+def register_refit(case: Case, folder: Path, base: str, found: Refit, report: str) -> str:
+    case.note("refit", f"{found.rows} graded answers since it began", report)
+    name = found.predictor.llm
+    with tempfile.TemporaryDirectory() as temporary:
+        changed = Path(temporary) / "release"
+        entry = read_manifest(folder).catalog.get(name)
+        change_release(folder, changed, put=(found.predictor, entry))
+        change = f"alert {case.number}: recalibrate {name}"
+        version: str = register_change(changed, base, change, found.predictor, case.scene.settings)
+    return version

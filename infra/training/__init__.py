@@ -1,0 +1,1 @@
+"""The steps of a training: tagging, building the encoder, embedding."""

@@ -1,0 +1,5 @@
+"""``python -m mixllm``."""
+
+from mixllm.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Which candidate answers: score, choice, exploration, waiting."""

@@ -1,0 +1,1 @@
+"""Windows of decisions, the signals of drift in them, alerts."""

@@ -1,0 +1,1 @@
+"""Fine-tunes the encoder with the domains, exports and checks it."""

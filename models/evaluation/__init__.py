@@ -1,0 +1,1 @@
+"""How well a router does: measures, baselines, calibration, plots."""

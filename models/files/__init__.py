@@ -1,0 +1,1 @@
+"""Files of users and of releases, read within bounds."""

@@ -1,0 +1,1 @@
+"""What feedback teaches: the policy state, its voters, off-policy evaluation."""

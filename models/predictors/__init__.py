@@ -1,0 +1,1 @@
+"""Each candidate's predictor: quality, response length, uncertainty."""

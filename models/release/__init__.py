@@ -1,0 +1,1 @@
+"""The release: what is in it, how it is built, checked and judged."""

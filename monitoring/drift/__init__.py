@@ -1,0 +1,1 @@
+"""Looks for drift in logged decisions; reports and alerts."""

@@ -1,0 +1,87 @@
+"""Alerts and the audit as the store keeps them: what was raised, what was done about it, and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, func, insert, select, update
+
+from models.errors import StoreError
+from monitoring.store.tables import alerts
+
+if TYPE_CHECKING:  # what it needs to be computed is nothing that the service loads
+    from models.drift.signals import Signal
+from monitoring.store.audit import note
+
+OPEN, CLOSED = "open", "closed"
+
+
+def last_raised(connection: Connection, release: str) -> dict[tuple[str, str | None], datetime]:
+    """(alert, subject) → when it was raised last about a release; a new one starts anew."""
+    statement = (
+        select(alerts.c.name, alerts.c.subject, func.max(alerts.c.raised_at))
+        .where(alerts.c.release_digest == release)
+        .group_by(alerts.c.name, alerts.c.subject)
+    )
+    return {(name, subject): at for name, subject, at in connection.execute(statement)}
+
+
+def open_alert(
+    connection: Connection,
+    signal: Signal,
+    mode: str,
+    window_id: int,
+    since: int,
+    release: tuple[str, str],
+) -> int:
+    """Keep a new alert, with its first line in the audit; returns its id. release: digest, version."""
+    values = {
+        "name": signal.alert,
+        "subject": signal.subject,
+        "release_digest": release[0],
+        "release_version": release[1],
+        "window_id": window_id,
+        "since_position": since,
+        "raised_at": datetime.now(UTC),
+        "signal": vars(signal),
+        "mode": mode,
+        "state": OPEN,
+    }
+    made = insert(alerts).values(values).returning(alerts.c.id)
+    identity = int(connection.execute(made).scalar_one())
+    note(
+        connection,
+        "raise alert",
+        f"{signal.what}: {signal.now:.4g}",
+        f"alert {identity} is open, mode {mode}",
+        identity,
+        vars(signal),
+    )
+    return identity
+
+
+def close_alert(engine: Engine, identity: int, outcome: str) -> None:
+    """What its repair came to; the audit has the steps."""
+    values = {"state": CLOSED, "outcome": outcome, "closed_at": datetime.now(UTC)}
+    with engine.begin() as connection:
+        connection.execute(update(alerts).where(alerts.c.id == identity).values(values))
+        note(connection, "close alert", "its repair has ended", outcome, identity)
+
+
+def list_alerts(engine: Engine, only_open: bool = False, most: int = 200) -> list[dict[str, Any]]:
+    """The newest first; open ones in the order in which they were raised."""
+    statement = select(alerts).order_by(alerts.c.id.desc()).limit(most)
+    if only_open:
+        statement = select(alerts).where(alerts.c.state == OPEN).order_by(alerts.c.id)
+    with engine.connect() as connection:
+        return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def read_alert(engine: Engine, identity: int) -> dict[str, Any]:
+    """Raises StoreError."""
+    with engine.connect() as connection:
+        found = connection.execute(select(alerts).where(alerts.c.id == identity)).mappings().first()
+    if found is None:
+        raise StoreError(f"no alert {identity}; see: mixllm alerts list")
+    return dict(found)

@@ -1,0 +1,250 @@
+"""The learner: reads votes by cursor, teaches the policy state, keeps state and cursor together.
+
+One transaction reads, learns and writes, under a lock that only one learner can hold: a vote is in the
+state exactly when the state's cursor has passed it, whatever was killed when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import Connection, Double, Engine, Select, case, cast, func, select, text
+
+from models.errors import StoreError
+from models.learning.policy_state import PolicyState, Vote
+from monitoring.learning.policy_states import (
+    Skips,
+    Stored,
+    add_skip,
+    lift_skips,
+    newest_state,
+    state_of,
+    write_state,
+)
+from monitoring.store.feedback import reward_of
+from monitoring.store.releases import Parts, known_releases
+from monitoring.store.tables import decisions, feedback
+
+LEARNER_LOCK: Final = 77_202_513
+# Votes of one transaction: a learner that is killed does no more than this again.
+BATCH: Final = 5_000
+# Who votes without a key is told apart by the source, which anybody may choose.
+KEYLESS: Final = "source:"
+Progress = Callable[[int], None] | None
+
+
+class Busy(StoreError):
+    """Another learner is at work."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is taught. untaught: the release's state before any vote. parts: of the release."""
+
+    untaught: PolicyState
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Learned:
+    """version: the state's, None where there was nothing to learn. votes: read by this call."""
+
+    version: int | None
+    state: PolicyState
+    votes: int
+
+
+def learn(
+    engine: Engine, subject: Subject, progress: Progress = None, batch: int = BATCH
+) -> Learned:
+    """Apply every vote that waits, so many a transaction.
+
+    Raises Busy where another learner is at work.
+    """
+    votes, learned = 0, None
+    while learned is None or learned.votes == batch:
+        learned = _learn_batch(engine, subject, batch)
+        votes += learned.votes
+        if progress is not None:
+            progress(learned.votes)
+    return Learned(learned.version, learned.state, votes)
+
+
+def _learn_batch(engine: Engine, subject: Subject, batch: int) -> Learned:
+    with engine.begin() as connection:
+        take_lock(connection)
+        stored = newest_state(connection, subject.untaught.release)
+        state = stored.state if stored else subject.untaught.copy()
+        votes = replay(connection, subject, state, batch)
+        if not votes:
+            return Learned(stored.version if stored else None, state, 0)
+        return Learned(write_state(connection, state, "learned"), state, votes)
+
+
+def rebuild(engine: Engine, subject: Subject, progress: Progress = None) -> tuple[Learned, bool]:
+    """Learn the whole log anew; keeps the state that comes of it.
+
+    Returns it, and whether it is byte for byte the one that was served. Raises Busy.
+    """
+    with engine.begin() as connection:
+        take_lock(connection)
+        stored = newest_state(connection, subject.untaught.release)
+        state, votes = subject.untaught.copy(), 0
+        upto = stored.state.cursor if stored else None
+        while count := replay(connection, subject, state, BATCH, upto):
+            votes += count
+            if progress is not None:
+                progress(count)
+        if stored is not None and stored.state.dump() == state.dump():
+            return Learned(stored.version, state, votes), True
+        return Learned(write_state(connection, state, "rebuilt"), state, votes), False
+
+
+def roll_back(engine: Engine, version: int, reason: str) -> int:
+    """Go back to an older state for good: votes since then teach this release nothing.
+
+    Returns the version of the state made. Raises StoreError, PolicyError, Busy.
+    """
+    with engine.begin() as connection:
+        take_lock(connection)
+        state = state_of(connection, version)
+        newest = newest_state(connection, state.release)
+        after = state.cursor
+        state.cursor = newest.state.cursor if newest else after
+        lift_skips(connection, state.release, version)
+        made = write_state(connection, state, f"rolled back to {version}: {reason}")
+        add_skip(
+            connection,
+            after,
+            state.cursor,
+            reason,
+            release=state.release,
+            by_version=made,
+        )
+        return made
+
+
+def leave_out(engine: Engine, voter: str, reason: str) -> None:
+    """A voter's votes so far teach nothing any more; ``rebuild`` makes it so. Raises Busy."""
+    with engine.begin() as connection:
+        take_lock(connection)
+        last = connection.execute(select(func.max(feedback.c.position))).scalar_one()
+        add_skip(connection, 0, int(last or 0), reason, voter=voter)
+
+
+def take_lock(connection: Connection) -> None:
+    """Until the transaction ends. Raises Busy."""
+    taken = connection.execute(
+        text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LEARNER_LOCK}
+    ).scalar_one()
+    if not taken:
+        raise Busy
+
+
+def newest_good(engine: Engine, release: str) -> Stored | None:
+    """The newest state that may be served; bad ones are marked."""
+    with engine.begin() as connection:
+        return newest_state(connection, release)
+
+
+def replay(
+    connection: Connection,
+    subject: Subject,
+    state: PolicyState,
+    limit: int,
+    upto: int | None = None,
+) -> int:
+    """Teach a state the votes after its cursor; returns how many there were."""
+    skips = Skips.of(connection, state.release)
+    parts = known_releases(connection)
+    count = 0
+    for row in votes_after(connection, state.cursor, limit, upto):
+        count += 1
+        voter = row["key_id"] or KEYLESS + row["source"]
+        if skips.covers(row["position"], voter):
+            state.cursor = row["position"]
+            continue
+        reason = why_not(row, subject, state.release, parts)
+        if reason is not None:
+            state.pass_over(reason, row["position"])
+            continue
+        state.apply(
+            Vote(
+                position=row["position"],
+                decision=row["decision_id"].bytes,
+                llm=row["llm"],
+                embedding=np.frombuffer(row["embedding"], dtype="<f4"),
+                predicted=row["predicted"],
+                reward=reward_of(row),
+                graded=row["quality"] is not None,
+                voter=voter,
+                replaced=row["replaced_reward"],
+            )
+        )
+    return count
+
+
+def why_not(
+    row: dict[str, Any], subject: Subject, release: str, known: dict[str, Parts]
+) -> str | None:
+    """Why a vote cannot teach this release, if so."""
+    if row["embedding"] is None:
+        return "no routed decision"
+    if len(row["embedding"]) != 4 * subject.untaught.directions.shape[1]:
+        return "an embedding of another width"
+    if row["quality"] is None and row["satisfied"] is None:
+        return "no judgement"
+    if row["predicted"] is None:
+        return "nothing was predicted of who answered"
+    if row["release_digest"] == release:
+        return None
+    decided = known.get(row["release_digest"])
+    if decided is None:
+        return "an unknown release decided"
+    if decided.encoder != subject.parts.encoder:
+        return "another encoder"
+    if decided.predictors.get(row["llm"]) != subject.parts.predictors.get(row["llm"]):
+        return "another predictor"
+    return None
+
+
+def votes_after(
+    connection: Connection, cursor: int, limit: int, upto: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Votes with what their decisions say, in the order of the log."""
+    for row in connection.execute(votes_query(cursor, limit, upto)).mappings():
+        yield dict(row)
+
+
+def votes_query(cursor: int, limit: int, upto: int | None = None) -> Select[Any]:
+    """The learner's one hot query."""
+    path = (decisions.c.scores, feedback.c.llm, "quality")
+    predicted = case(
+        (
+            func.jsonb_typeof(func.jsonb_extract_path(*path)) == "number",
+            cast(func.jsonb_extract_path_text(*path), Double),
+        )
+    )
+    statement = (
+        select(
+            feedback.c.position,
+            feedback.c.decision_id,
+            feedback.c.llm,
+            feedback.c.satisfied,
+            feedback.c.quality,
+            feedback.c.replaced_reward,
+            feedback.c.key_id,
+            feedback.c.source,
+            decisions.c.release_digest,
+            decisions.c.embedding,
+            predicted.label("predicted"),
+        )
+        .outerjoin(decisions, decisions.c.id == feedback.c.decision_id)
+        .where(feedback.c.position > cursor)
+        .order_by(feedback.c.position)
+        .limit(limit)
+    )
+    return statement if upto is None else statement.where(feedback.c.position <= upto)

@@ -1,0 +1,211 @@
+"""What the log holds for refitting and for off-policy evaluation: votes beside their decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy import Engine, Select, func, select
+from sqlalchemy.dialects.postgresql import distinct_on
+
+from models.decision.estimates import DecisionDefaults, score
+from models.decision.exploration import probabilities
+from models.encoder.inputs import FORM_WIDTH, QueryInputs
+from models.learning.off_policy import LoggedVotes
+from models.predictors.compiled import CompiledPredictors
+from models.predictors.refitting import GradedAnswers
+from monitoring.learning.learner import KEYLESS
+from monitoring.learning.policy_states import Skips
+from monitoring.store.feedback import reward_of
+from monitoring.store.releases import known_releases
+from monitoring.store.tables import answers, decisions, feedback
+
+# The newest votes that an evaluation reads.
+MOST_VOTES: Final = 50_000
+
+
+@dataclass(frozen=True)
+class Votes:
+    """n votes, the last of each (decision, source, key). rows: as the log has them. inputs: of the
+    queries. left_out: reason → how many votes are not among them."""
+
+    rows: Sequence[dict[str, Any]]
+    inputs: QueryInputs
+    left_out: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_votes(
+    engine: Engine,
+    release: str,
+    encoder: str,
+    held: Sequence[str],
+    graded: bool = False,
+    after: int = 0,
+) -> Votes:
+    """The newest votes on queries that this encoder embedded.
+
+    release: its digest, whose skipped votes are left out; as are those of the voters held. graded:
+    only graded ones. after: only votes after this position.
+    """
+    left_out: dict[str, int] = {}
+    kept = []
+    with engine.connect() as connection:
+        skips, known = Skips.of(connection, release), known_releases(connection)
+        for row in connection.execute(votes_query(graded, after)).mappings():
+            parts = known.get(row["release_digest"])
+            voter = row["key_id"] or KEYLESS + row["source"]
+            reason = None
+            if row["embedding"] is None or row["form"] is None or row["query_tokens"] is None:
+                reason = "no routed decision"
+            elif parts is None or parts.encoder != encoder:
+                reason = "another encoder"
+            elif voter in held:
+                reason = "a held voter"
+            elif skips.covers(row["position"], voter):
+                reason = "skipped"
+            if reason is None:
+                kept.append(dict(row))
+            else:
+                left_out[reason] = left_out.get(reason, 0) + 1
+    kept.reverse()
+    return Votes(kept, inputs_of(kept), left_out)
+
+
+def inputs_of(rows: Sequence[dict[str, Any]]) -> QueryInputs:
+    """What predictors read of the decisions' queries."""
+    if not rows:
+        return QueryInputs(np.zeros((0, 0), np.float32), np.zeros((0, FORM_WIDTH)), np.zeros(0))
+    return QueryInputs(
+        np.stack([np.frombuffer(row["embedding"], dtype="<f4") for row in rows]),
+        np.stack([np.frombuffer(row["form"], dtype="<f4") for row in rows]),
+        np.array([row["query_tokens"] for row in rows]),
+    )
+
+
+def votes_query(graded: bool, after: int = 0) -> Select[Any]:
+    """The newest first."""
+    last = (
+        select(feedback)
+        .where(feedback.c.position > after)
+        .ext(distinct_on(feedback.c.decision_id, feedback.c.source, feedback.c.key_id))
+        .order_by(
+            feedback.c.decision_id,
+            feedback.c.source,
+            feedback.c.key_id,
+            feedback.c.revision.desc(),
+        )
+        .subquery()
+    )
+    statement = (
+        select(
+            last.c.position,
+            last.c.decision_id,
+            last.c.source,
+            last.c.key_id,
+            last.c.llm,
+            last.c.satisfied,
+            last.c.quality,
+            func.coalesce(last.c.prompt_tokens, answers.c.prompt_tokens).label("prompt_tokens"),
+            func.coalesce(last.c.response_tokens, answers.c.response_tokens).label(
+                "response_tokens"
+            ),
+            answers.c.cost_usd,
+            decisions.c.llm.label("chosen"),
+            decisions.c.propensity,
+            decisions.c.willingness_to_pay,
+            decisions.c.scores,
+            decisions.c.release_digest,
+            decisions.c.embedding,
+            decisions.c.form,
+            decisions.c.query_tokens,
+        )
+        .join(decisions, decisions.c.id == last.c.decision_id)
+        .outerjoin(answers, answers.c.decision_id == last.c.decision_id)
+        .order_by(last.c.position.desc())
+        .limit(MOST_VOTES)
+    )
+    return statement.where(last.c.quality.is_not(None)) if graded else statement
+
+
+def last_vote_before(engine: Engine, decision: int) -> int:
+    """The position of the last vote that came before any on a decision after this position."""
+    statement = (
+        select(func.min(feedback.c.position))
+        .join(decisions, decisions.c.id == feedback.c.decision_id)
+        .where(decisions.c.position > decision)
+    )
+    with engine.connect() as connection:
+        first = connection.execute(statement).scalar_one()
+        if first is None:
+            first = connection.execute(select(func.max(feedback.c.position))).scalar_one() or 0
+            return int(first)
+    return int(first) - 1
+
+
+def graded_answers(votes: Votes, candidates: Sequence[str]) -> tuple[GradedAnswers, np.ndarray]:
+    """Votes as training rows, and their positions; those without tokens are left out."""
+    keep = [
+        i
+        for i, row in enumerate(votes.rows)
+        if row["llm"] in candidates
+        and row["prompt_tokens"] is not None
+        and row["response_tokens"] is not None
+    ]
+    rows = [votes.rows[i] for i in keep]
+
+    def column(name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows], dtype=np.float64)
+
+    answers_ = GradedAnswers(
+        ids=[f"{row['decision_id']} {row['source']} {row['key_id'] or ''}" for row in rows],
+        llms=[row["llm"] for row in rows],
+        inputs=votes.inputs[np.array(keep, dtype=int)],
+        quality=column("quality"),
+        prompt_tokens=column("prompt_tokens"),
+        response_tokens=column("response_tokens"),
+        cost_usd=column("cost_usd"),
+    )
+    return answers_, column("position").astype(int)
+
+
+def logged_votes(
+    votes: Votes, releases: Sequence[tuple[CompiledPredictors, DecisionDefaults]]
+) -> tuple[LoggedVotes, list[np.ndarray], list[str], int]:
+    """(the log, each release's probabilities (n, L), the L candidates, votes left out).
+
+    Of every release's choices: the argmax of its score among those that were permitted when it was
+    decided, at the same willingness to pay. Left out: votes on an answer of another candidate than the
+    decision chose, whose propensity nobody knows. What is foreseen is the first release's word,
+    or the second's of a candidate that the first does not have.
+    """
+    names = sorted({name for compiled, _ in releases for name in compiled.candidates})
+    places = {name: i for i, name in enumerate(names)}
+    usable = [i for i, r in enumerate(votes.rows) if r["llm"] == r["chosen"] and r["llm"] in places]
+    rows = [votes.rows[i] for i in usable]
+    inputs = votes.inputs[np.array(usable, dtype=int)]
+    model, targets = np.full((len(rows), len(names)), 0.5), []
+    for compiled, defaults in reversed(releases):  # the first has the last word on ``model``
+        columns = [places[name] for name in compiled.candidates]
+        target = np.zeros((len(rows), len(names)))
+        estimates = compiled.estimate(inputs)
+        model[:, columns] = estimates.quality
+        for i, row in enumerate(rows):
+            one = estimates[i : i + 1]
+            totals = score(one, defaults, row["willingness_to_pay"]).total[0]
+            permitted = np.array([name in row["scores"] for name in compiled.candidates])
+            if permitted.any():
+                scores = np.where(permitted, totals, -np.inf)
+                target[i, columns] = probabilities(scores, one.cost[0], None)
+        targets.append(target)
+    log = LoggedVotes(
+        choice=np.array([places[row["llm"]] for row in rows], dtype=int),
+        propensity=np.array([row["propensity"] for row in rows]),
+        reward=np.array([reward_of(row) for row in rows]),
+        model=model,
+    )
+    return log, targets[::-1], names, len(votes) - len(rows)

@@ -1,0 +1,1 @@
+"""What is kept in Postgres, and the journals in front of it."""

@@ -1,0 +1,1 @@
+"""Asks upstream LLMs and passes their answers on."""

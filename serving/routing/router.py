@@ -1,0 +1,237 @@
+"""Decides for a request: by the release, or, where that fails, by the catalog."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from infra.settings import Settings
+from models.catalog import Candidate, Catalog
+from models.decision.eligibility import Need, eligible
+from models.decision.exploration import Exploration
+from models.decision.waiting import WaitingTracker
+from models.decision.wishes import Wishes
+from models.errors import DecisionError
+from models.learning.policy_state import PolicyState
+from models.release.release import MAX_QUERY_CHARACTERS, Routing
+from monitoring.store.decisions import Asked, decision_row, fallback_row
+from serving import metrics
+from serving.access.keys import KeyRing
+from serving.routing.challenger import Challenger, Offered
+from serving.routing.champion import Champion, Running
+from serving.routing.exploration_budget import ExplorationBudget
+from serving.routing.policy_follower import PolicyFollower
+from serving.routing.request import Ask
+from serving.routing.sessions import Sessions
+
+log = logging.getLogger("mixllm.routing")
+
+
+class NotReady(Exception):
+    """No release is loaded yet: train one and promote it."""
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A decision.
+
+    ranking: the permitted candidates, the choice first.
+    entries: the catalog of the release that decided, by name.
+    prompt_tokens: of the whole prompt, estimated.
+    routing: what it was made from; None where it is a fallback, whose reason ``fallback`` says.
+    """
+
+    decision_id: str
+    ranking: list[str]
+    entries: Mapping[str, Candidate]
+    prompt_tokens: float
+    willingness_to_pay: float | None
+    propensity: float
+    release: str | None
+    routing: Routing | None
+    fallback: str | None
+
+    @property
+    def llm(self) -> str:
+        return self.ranking[0]
+
+
+class Router:
+    """Decides and keeps the decision. Safe to use from several threads.
+
+    keep: takes the decision's row.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        champion: Champion,
+        policy: PolicyFollower,
+        keys: KeyRing,
+        tracker: WaitingTracker,
+        challenger: Challenger,
+        keep: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.settings, self.champion, self.tracker = settings, champion, tracker
+        self.challenger = challenger
+        self.policy, self.keys = policy, keys
+        self.sessions = Sessions()
+        self.budget = ExplorationBudget(settings.exploration_usd_per_day)
+        self._keep = keep
+
+    def decide(self, ask: Ask) -> tuple[Routed, dict[str, float]]:
+        """A decision, and the seconds that each part took.
+
+        Raises NotReady, and DecisionError for what the client can mend.
+        """
+        start = time.perf_counter()
+        champion = self.champion.running
+        if champion is None:
+            return self._fall_back(None, ask, "no release is loaded", start), {}
+        running = self.challenger.canary_of(ask.key_id, ask.session) or champion
+        catalog = running.release.manifest.catalog
+        wishes, stored = self._wishes(ask, catalog), self.policy.of(running.release.digest)
+        try:
+            routing = self._route(running, ask, wishes, stored.state if stored else None)
+        except DecisionError:
+            raise
+        except Exception as error:  # a bug of ours is not the caller's outage
+            reason = f"routing failed: {type(error).__name__}"
+            log.error("%s", reason, exc_info=error)
+            return self._fall_back(running, ask, reason, start), {}
+        asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
+        row = decision_row(
+            routing,
+            running.release,
+            running.version,
+            asked,
+            time.perf_counter() - start,
+            stored.version if stored else None,
+        )
+        self._keep(row)
+        decision = routing.decision
+        self.budget.note(decision)
+        ranked = [int(i) for i in np.argsort(-decision.ranking, kind="stable")]
+        others = [i for i in ranked if decision.allowed[i] and i != decision.choice]
+        routed = Routed(
+            decision_id=row["id"],
+            ranking=[decision.candidates[i] for i in (decision.choice, *others)],
+            entries={entry.name: entry for entry in catalog.llms},
+            prompt_tokens=float(decision.estimates.prompt_tokens[decision.choice]),
+            willingness_to_pay=decision.willingness_to_pay,
+            propensity=decision.propensity,
+            release=running.version,
+            routing=routing,
+            fallback=None,
+        )
+        parts = {**vars(routing.timings), "total": time.perf_counter() - start}
+        observe(routed, parts)
+        if running is champion and self.challenger.asks():
+            closed = ask.closed(catalog.names) | ask.unavailable | self.champion.disabled
+            offered = Offered(row["id"], ask, wishes, routing, champion, closed, parts["total"])
+            self.challenger.offer(offered)
+        return routed, parts
+
+    def _wishes(self, ask: Ask, catalog: Catalog) -> Wishes:
+        """What is asked for, what its content needs, and what the key and the service say where
+        nothing is."""
+        wishes = ask.wishes
+        added: dict[str, Any] = {}
+        if required := catalog.required(ask.needs):
+            added["abilities"] = tuple(dict.fromkeys((*wishes.abilities, *required)))
+        if wishes.switching_cost is None and self.settings.switching_cost:
+            added["switching_cost"] = self.settings.switching_cost
+        found: Exploration | None = wishes.exploration
+        found = found or self.keys.exploration(ask.key_id) or self.settings.exploration
+        if self.budget.spent:
+            found = None
+        if found != wishes.exploration:
+            added["exploration"] = found
+        return wishes.model_copy(update=added) if added else wishes
+
+    def _route(
+        self, running: Running, ask: Ask, wishes: Wishes, policy: PolicyState | None
+    ) -> Routing:
+        release = running.release
+        closed = ask.closed(release.candidates) | self.champion.disabled
+        delays = self.tracker.delays(release.candidates, time.monotonic())
+        route = partial(
+            release.route,
+            ask.query,
+            wishes,
+            delays=delays,
+            incumbent=self.sessions.last(ask.key_id, ask.session),
+            more_tokens=ask.more_tokens,
+            policy=policy,
+            number=random.random() if wishes.exploration is not None else 0.0,
+        )
+        try:
+            return route(disabled=closed | ask.unavailable)
+        except DecisionError:
+            if not ask.unavailable:
+                raise
+            return route(disabled=closed)
+
+    def fall_back(self, ask: Ask, reason: str) -> Routed:
+        """The first candidate that may be asked, for a request that has nothing to route by.
+
+        Raises NotReady, and DecisionError where none may.
+        """
+        return self._fall_back(self.champion.running, ask, reason, time.perf_counter())
+
+    def _fall_back(self, running: Running | None, ask: Ask, reason: str, start: float) -> Routed:
+        catalog = running.release.manifest.catalog if running else self.champion.spare_catalog
+        if catalog is None:
+            raise NotReady
+        ranking = fallback_ranking(catalog, ask, self.champion.disabled, reason)
+        wtp = ask.wishes.willingness_to_pay
+        if wtp is None and running is not None:
+            wtp = running.release.manifest.defaults.willingness_to_pay
+        asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
+        version = running.version if running else None
+        row = fallback_row(
+            ranking[0], reason, wtp or 0.0, asked, time.perf_counter() - start, version
+        )
+        self._keep(row)
+        metrics.fallbacks.labels(reason.partition(":")[0]).inc()
+        entries = {entry.name: entry for entry in catalog.llms}
+        tokens = ask.prompt_tokens
+        return Routed(row["id"], ranking, entries, tokens, wtp, 1.0, version, None, reason)
+
+
+def fallback_ranking(
+    catalog: Catalog, ask: Ask, disabled: frozenset[str], reason: str
+) -> list[str]:
+    """Who may be asked without a prediction, the default first. Raises DecisionError where nobody
+    may."""
+    need = Need(
+        wishes=ask.wishes,
+        abilities=tuple(dict.fromkeys((*ask.wishes.abilities, *catalog.required(ask.needs)))),
+        prompt_tokens=0.0 if ask.pinned else ask.prompt_tokens,
+        max_response_tokens=ask.max_response_tokens,
+        reason=reason,
+    )
+    names = eligible(catalog, need, ask.closed(catalog.names) | disabled)
+    return [name for name in names if name not in ask.unavailable] or names
+
+
+def routable(text: str) -> str:
+    """A conversation's text, cut to what the router takes; its end says what is asked."""
+    return text[-MAX_QUERY_CHARACTERS:]
+
+
+def observe(routed: Routed, parts: dict[str, float]) -> None:
+    """Count a decision."""
+    assert routed.routing is not None
+    decision = routed.routing.decision
+    metrics.decisions.labels(decision.llm, routed.release).inc()
+    metrics.cost.labels(decision.llm).inc(float(decision.estimates.cost[decision.choice]))
+    for part in ("encode", "total"):
+        metrics.seconds.labels(part).observe(parts[part])
