@@ -118,7 +118,9 @@ ANSWERS = {
     + response(completion()),
     "chunked, with trailers": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n"
     b"x-trailer: y\r\n\r\n" % (len(orjson.dumps(completion())), orjson.dumps(completion())),
-    "gzip": response(gzip.compress(orjson.dumps(completion())), more="content-encoding: gzip\r\n"),
+    "gzip": response(
+        gzip.compress(orjson.dumps(completion()), mtime=0), more="content-encoding: gzip\r\n"
+    ),
     "deflate": response(
         zlib.compress(orjson.dumps(completion())), more="content-encoding: deflate\r\n"
     ),
