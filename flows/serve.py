@@ -25,7 +25,7 @@ from prefect.states import Cancelled, Crashed
 
 from flows.deployments import DEPLOYMENTS, Deployment
 from flows.watchers import watch_decisions, watch_feedback
-from infra.addresses import bypass_proxy
+from infra.proxy_bypass import bypass_proxy
 from infra.settings import read_settings
 
 # Only process of these deployments: what Prefect takes to be running when it starts is not.

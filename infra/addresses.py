@@ -4,9 +4,7 @@ runs on this machine is asked directly, whatever proxy the environment names."""
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
-from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,9 +14,6 @@ from sqlalchemy.engine import make_url
 from models.errors import SettingsError
 
 LOOPBACK: Final = "127.0.0.1"
-# Both spellings are read, by different libraries.
-NO_PROXY: Final = ("no_proxy", "NO_PROXY")
-OWN_HOSTS: Final = ("localhost", LOOPBACK, "::1")
 
 
 def http_url(host: str, port: int, path: str = "", login: tuple[str, str] | None = None) -> str:
@@ -97,15 +92,6 @@ def check_port(host: str, port: int) -> None:
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
-
-
-def bypass_proxy(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let every library of this process, and of those it starts, reach loopback without a proxy."""
-    named = [h.strip() for n in NO_PROXY for h in environment.get(n, "").split(",") if h.strip()]
-    # The star is no proxy for anybody; some libraries know it only by itself.
-    hosts = "*" if "*" in named else ",".join(dict.fromkeys([*named, *OWN_HOSTS]))
-    for name in NO_PROXY:
-        environment[name] = hosts
 
 
 def request_directly(method: str, url: str, **options: Any) -> httpx.Response:

@@ -21,7 +21,6 @@ import psutil
 
 from infra.addresses import (
     LOOPBACK,
-    bypass_proxy,
     check_port,
     http_url,
     request_directly,
@@ -40,6 +39,7 @@ from infra.guard.servers import prefect_origins
 from infra.home import ready_home
 from infra.permissions import OTHERS, close_home
 from infra.processes import STOP_SECONDS, TOKEN_VARIABLE, ProcessIdentity, end, family
+from infra.proxy_bypass import bypass_proxy
 from infra.settings import Settings
 from infra.stack_record import (
     LOCK_FILE,

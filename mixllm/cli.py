@@ -1,17 +1,18 @@
-"""The command line's entry."""
+"""The command line's entry.
+
+Modules of commands import only what ``--help`` needs; each command imports the rest when it runs.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
 
-from infra.addresses import bypass_proxy
 from infra.permissions import private_umask
+from infra.proxy_bypass import bypass_proxy
 from mixllm.app import app
 from mixllm.terminal import print_plain, tolerate_odd_text
-from models.errors import (
-    MixLLMError,
-)
+from models.errors import MixLLMError
 
 # Importing a module of commands adds them to the app, in this order.
 # isort: off
@@ -22,17 +23,18 @@ from mixllm.commands import (  # noqa: F401
     releases,
     candidates,
     service,
+    keys,
     policy,
     drift,
-    keys,
-    dead_letters,
+    storage,
     experiments,
+    fleet,
 )
 # isort: on
 
 
 def main() -> None:
-    """Run a command; what a user can mend is one line on standard error and exit code 2."""
+    """Run a command; an error that the user can fix is one line on standard error and exit code 2."""
     tolerate_odd_text()
     private_umask()  # what commands keep in home is this user's alone
     warnings.filterwarnings("ignore", category=DeprecationWarning)

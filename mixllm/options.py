@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from infra.settings import read_settings
-
 Data = Annotated[Path, typer.Option(help="An evaluation set's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")]
 Quarantine = Annotated[
     Path | None, typer.Option(help="Set bad rows aside in this file (JSON Lines) and go on.")
 ]
@@ -44,6 +43,7 @@ def options_of(
     families: str | None = None,
 ) -> dict[str, Any]:
     """Plain training options, checked. Raises SettingsError."""
+    from infra.settings import read_settings
     from infra.training.taggers import check_tagger
     from models.training_options import read_options, read_tuning
 

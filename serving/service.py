@@ -10,9 +10,10 @@ from typing import Any
 import bentoml
 from fastapi.middleware.cors import CORSMiddleware
 
-from infra.addresses import bypass_proxy, listening_address
+from infra.addresses import listening_address
 from infra.guard.guard import Guard, Names
 from infra.permissions import close_home, private_umask
+from infra.proxy_bypass import bypass_proxy
 from infra.settings import read_settings
 from models.errors import MixLLMError
 from serving import telemetry

@@ -6,22 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 
-from infra.addresses import request_directly
-from mixllm.app import app
+from mixllm.app import TRAIN, app
 from mixllm.console import console, outcome, say
 from mixllm.context import champion_candidates, point_prefect, registry, settings_with_stack
 from mixllm.options import Data, Quarantine
-from models.errors import (
-    ReleaseError,
-    UnknownCandidate,
-    nearest,
-)
+from models.errors import ReleaseError, UnknownCandidate, nearest
 
 candidate = typer.Typer(help="Change the candidates of a release, one at a time.")
-app.add_typer(candidate, name="candidate", no_args_is_help=True)
+app.add_typer(candidate, name="candidate", no_args_is_help=True, rich_help_panel=TRAIN)
 Name = Annotated[str, typer.Argument(help="A candidate's name.")]
 Promote = Annotated[bool, typer.Option("--promote", help="Make the new release champion.")]
 
@@ -98,6 +92,10 @@ def known_candidates(names: list[str]) -> frozenset[str]:
 
 def set_disabled(change: Callable[[frozenset[str]], frozenset[str]]) -> None:
     """Write the disabled candidates and tell the service of this machine, if one runs."""
+    import httpx
+
+    from infra.addresses import request_directly
+
     settings = settings_with_stack()
     opened = registry(settings)
     disabled = change(opened.disabled())

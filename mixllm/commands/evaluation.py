@@ -9,16 +9,25 @@ from typing import Annotated, Any
 import typer
 
 from infra.progress import progress_bar
-from mixllm.app import app
-from mixllm.console import console, show_measures, show_notes
-from mixllm.context import registry, settings_with_stack, store
-from mixllm.options import Data, Domains, Encoder, Families, Quarantine, Tagger, Tuning, options_of
-from models.errors import (
-    MixLLMError,
+from mixllm.app import TRAIN, app
+from mixllm.console import console, print_json, show_measures, show_notes
+from mixllm.context import settings_with_stack
+from mixllm.options import (
+    AsJson,
+    Data,
+    Domains,
+    Encoder,
+    Families,
+    Quarantine,
+    Tagger,
+    Tuning,
+    options_of,
 )
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN, epilog="Example: mixllm evaluate --data evaluation-set --plot curve.png"
+)
 def evaluate(
     data: Data,
     test_data: Annotated[
@@ -44,6 +53,7 @@ def evaluate(
     domains: Domains = None,
     tuning: Tuning = None,
     families: Families = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the router on unseen queries, beside every baseline; registers nothing."""
     from models.evaluation.evaluate import evaluate as measure
@@ -61,10 +71,16 @@ def evaluate(
         plot_curves(evaluation.curves, evaluation.results, plot)
     if plot_predictors is not None:
         plot_reports(evaluation.reports, plot_predictors)
-    show_measures(evaluation.results)
+    if as_json:
+        print_json(evaluation.results)
+    else:
+        show_measures(evaluation.results)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="Example: mixllm calibrate --data evaluation-set --quality-share 0.97",
+)
 def calibrate(
     data: Data,
     cost_share: Annotated[
@@ -77,6 +93,7 @@ def calibrate(
     encoder: Encoder = None,
     tuning: Tuning = None,
     families: Families = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find the willingness to pay for a target, and what to expect of it on unseen queries."""
     from models.data.evaluation_set import comparable
@@ -98,14 +115,17 @@ def calibrate(
         kept.matrix("quality", compiled.candidates),
         kept.matrix("cost_usd", compiled.candidates),
     )
+    expected = calibration.expected(unseen, defaults)
+    show_notes(notes)
+    if as_json:
+        print_json({"willingness_to_pay": defaults.willingness_to_pay, "expected": expected})
+        return
     console.print(f"willingness to pay: {defaults.willingness_to_pay:.6g} USD per unit of quality")
-    for name, (value, low, high) in calibration.expected(unseen, defaults).items():
+    for name, (value, low, high) in expected.items():
         console.print(
             f"expect on unseen queries: {name.replace('_', ' ')} {value:.1%} "
             f"[{low:.1%}, {high:.1%}] of the best single LLM's"
         )
-    for note in notes:
-        console.print(f"note: {note}")
 
 
 def fitted(
@@ -150,24 +170,3 @@ def fitted(
 def beside(quarantine: Path | None) -> Path | None:
     """The file for a second set's bad rows, which would replace the first's."""
     return quarantine and quarantine.with_name(f"test-{quarantine.name}")
-
-
-@app.command()
-def ope(
-    release: Annotated[str, typer.Option(help="The release in question.")],
-    against: Annotated[str | None, typer.Option(help="Another; the champion by default.")] = None,
-) -> None:
-    """Off-policy evaluation: what a release would have earned, from logged decisions and votes."""
-    from rich.markdown import Markdown
-
-    from models.learning.off_policy import ope_table
-    from monitoring.learning.off_policy import compare_releases
-
-    opened = registry(settings_with_stack())
-    other = against or opened.champion()
-    found = compare_releases(opened, store(), release, other)
-    if found is None:
-        raise MixLLMError("there is no vote yet on a decision that these releases can be judged by")
-    console.print(Markdown(ope_table(found)))
-    for reason, count in found["left_out"].items():
-        console.print(f"left out: {count} votes, {reason}")

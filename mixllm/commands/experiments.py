@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from infra.progress import progress_bar
-from mixllm.app import app
+from mixllm.app import STUDY, app
 from mixllm.console import console, show_notes
 from mixllm.context import registry, settings_with_stack
 from mixllm.options import Data
 
 experiment = typer.Typer(help="Experiments on an evaluation set, with a report each.")
-app.add_typer(experiment, name="experiment", no_args_is_help=True)
+app.add_typer(experiment, name="experiment", no_args_is_help=True, rich_help_panel=STUDY)
 
 
 @experiment.command("latency")

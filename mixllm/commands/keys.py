@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mixllm.app import app
-from mixllm.console import console
+from mixllm.app import SERVE, app
+from mixllm.console import console, print_json, show_rows, to_minute
 from mixllm.context import store
+from mixllm.options import AsJson
 
 keys = typer.Typer(help="API keys of the service: who may ask, how often, for how much.")
-app.add_typer(keys, name="keys", no_args_is_help=True)
+app.add_typer(keys, name="keys", no_args_is_help=True, rich_help_panel=SERVE)
 
 
 @keys.command("create")
@@ -49,30 +49,34 @@ def keys_create(
 
 
 @keys.command("list")
-def keys_list() -> None:
+def keys_list(as_json: AsJson = False) -> None:
     """Every key ever made, and what it has spent this month."""
     from monitoring.store.answers import spent_this_month
     from monitoring.store.keys import dollars, list_keys, read_access
 
     engine = store()
     spent = spent_this_month(engine)
-    heads = ("id", "name", "scopes", "a minute", "budget", "spent", "draws", "made", "revoked")
-    table = Table(*heads)
-    for row in list_keys(engine):
-        revoked = row["revoked_at"]
-        table.add_row(
-            row["id"],
-            row["name"],
-            ", ".join(row["scopes"]),
-            str(row["requests_per_minute"] or ""),
-            "" if row["monthly_budget_usd"] is None else dollars(row["monthly_budget_usd"]),
-            dollars(spent.get(row["id"], 0.0)),
-            str(row["exploration"].get("kind", "")) if row["exploration"] else "",
-            row["created_at"].strftime("%Y-%m-%d %H:%M"),
-            revoked.strftime("%Y-%m-%d %H:%M") if revoked else "",
-        )
-    console.print(table)
     access = read_access(engine)
+    rows = [{**row, "spent_usd": spent.get(row["id"], 0.0)} for row in list_keys(engine)]
+    if as_json:
+        print_json({"required": access.required, "unusable": access.unusable, "keys": rows})
+        return
+    columns = {
+        "id": lambda row: row["id"],
+        "name": lambda row: row["name"],
+        "scopes": lambda row: ", ".join(row["scopes"]),
+        "per minute": lambda row: str(row["requests_per_minute"] or ""),
+        "budget": lambda row: (
+            "" if row["monthly_budget_usd"] is None else dollars(row["monthly_budget_usd"])
+        ),
+        "spent": lambda row: dollars(row["spent_usd"]),
+        "exploration": lambda row: (
+            str(row["exploration"].get("kind", "")) if row["exploration"] else ""
+        ),
+        "created": lambda row: to_minute(row["created_at"]),
+        "revoked": lambda row: to_minute(row["revoked_at"]) if row["revoked_at"] else "",
+    }
+    show_rows(rows, columns)
     for why in access.unusable.values():
         console.print(f"{why}; revoke it and create another", style="red", soft_wrap=True)
     console.print(REQUIREMENT[access.required], soft_wrap=True)

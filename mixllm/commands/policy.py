@@ -1,60 +1,66 @@
-"""Commands for policy states."""
+"""Commands for policy states, and for what the log of votes says of releases."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from infra.progress import progress_bar
-from mixllm.app import app
-from mixllm.console import console
-from mixllm.context import champion_candidates, point_prefect, settings_with_stack, store
-from models.errors import (
-    MixLLMError,
+from mixllm.app import WATCH, app
+from mixllm.console import Columns, console, print_json, show_rows, to_second
+from mixllm.context import (
+    champion_candidates,
+    point_prefect,
+    registry,
+    settings_with_stack,
+    store,
 )
+from mixllm.options import AsJson
+from models.errors import MixLLMError
 
 policy = typer.Typer(help="What feedback has taught: policy states and the learner.")
-app.add_typer(policy, name="policy", no_args_is_help=True)
+app.add_typer(policy, name="policy", no_args_is_help=True, rich_help_panel=WATCH)
 
 
 @policy.command("learn")
-def policy_learn() -> None:
+def policy_learn(as_json: AsJson = False) -> None:
     """Learn every vote that waits now, as the flow does."""
     settings = settings_with_stack()
     champion_candidates(settings)  # without a champion there is nothing to teach
     point_prefect(settings)
     from flows.learn import learn_from_feedback
 
-    found = learn_from_feedback()
-    console.print(f"{found['votes']} votes read; policy state {found['version'] or 'none yet'}")
-    show_policy(found["statistics"])
+    learned = learn_from_feedback()
+    if as_json:
+        print_json(learned)
+        return
+    console.print(f"{learned['votes']} votes read; policy state {learned['version'] or 'none yet'}")
+    show_policy(learned["statistics"])
 
 
 @policy.command("list")
-def policy_list() -> None:
+def policy_list(as_json: AsJson = False) -> None:
     """Every policy state that is kept, the newest first."""
     from monitoring.learning.policy_states import list_states
 
-    table = Table("version", "release", "learned", "votes", "held", "cursor", "why", "refused")
-    for row in list_states(store()):
-        table.add_row(
-            str(row["version"]),
-            row["release_digest"][:12],
-            row["created_at"].strftime("%Y-%m-%d %H:%M:%S"),
-            str(row["statistics"]["applied"]),
-            str(row["statistics"]["held"]),
-            str(row["cursor"]),
-            row["reason"],
-            row["refused"] or "",
-        )
-    console.print(table)
+    columns: Columns = {
+        "version": lambda row: str(row["version"]),
+        "release": lambda row: row["release_digest"][:12],
+        "learned": lambda row: to_second(row["created_at"]),
+        "votes": lambda row: str(row["statistics"]["applied"]),
+        "held": lambda row: str(row["statistics"]["held"]),
+        "cursor": lambda row: str(row["cursor"]),
+        "why": lambda row: row["reason"],
+        "refused": lambda row: row["refused"] or "",
+    }
+    show_rows(list_states(store()), columns, as_json)
 
 
 @policy.command("show")
 def policy_show(
     version: Annotated[int | None, typer.Argument(help="A state's version; the newest.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """What a policy state has learned of each candidate, and who is held."""
     from monitoring.learning.policy_states import list_states
@@ -62,19 +68,23 @@ def policy_show(
     rows = [row for row in list_states(store()) if version in (None, row["version"])]
     if not rows:
         raise MixLLMError(f"no policy state {version or 'yet'}; see: mixllm policy list")
+    if as_json:
+        print_json(rows[0])
+        return
     console.print(f"policy state {rows[0]['version']} of release {rows[0]['release_digest'][:12]}")
     show_policy(rows[0]["statistics"])
 
 
 def show_policy(statistics: dict[str, Any]) -> None:
     """A state's statistics."""
-    table = Table("candidate", "votes", "mean vote", "foreseen")
-    for name, row in statistics["candidates"].items():
-        if row["votes"]:
-            table.add_row(
-                name, str(row["votes"]), f"{row['mean_reward']:.3f}", f"{row['mean_predicted']:.3f}"
-            )
-    console.print(table)
+    candidates = statistics["candidates"]
+    columns: Columns = {
+        "candidate": str,
+        "votes": lambda name: str(candidates[name]["votes"]),
+        "mean vote": lambda name: f"{candidates[name]['mean_reward']:.3f}",
+        "predicted": lambda name: f"{candidates[name]['mean_predicted']:.3f}",
+    }
+    show_rows([name for name, row in candidates.items() if row["votes"]], columns)
     counts = ("applied", "binary", "graded", "corrections", "held")
     console.print(", ".join(f"{statistics[name]} {name}" for name in counts))
     for reason, count in statistics["passed_over"].items():
@@ -115,4 +125,29 @@ def policy_rebuild(
     if same:
         console.print(f"{learned.votes} votes: the same, byte for byte, as state {learned.version}")
     else:
-        console.print(f"{learned.votes} votes: another state, {learned.version}, which serves now")
+        console.print(f"{learned.votes} votes: rebuilt as state {learned.version}, now serving")
+
+
+@app.command(rich_help_panel=WATCH, epilog="Example: mixllm ope --release 7")
+def ope(
+    release: Annotated[str, typer.Option(help="The release in question.")],
+    against: Annotated[str | None, typer.Option(help="Another; the champion by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Off-policy evaluation: what a release would have earned, from logged decisions and votes."""
+    from rich.markdown import Markdown
+
+    from models.learning.off_policy import ope_table
+    from monitoring.learning.off_policy import compare_releases
+
+    opened = registry(settings_with_stack())
+    other = against or opened.champion()
+    comparison = compare_releases(opened, store(), release, other)
+    if comparison is None:
+        raise MixLLMError("there is no vote yet on a decision that these releases can be judged by")
+    if as_json:
+        print_json(comparison)
+        return
+    console.print(Markdown(ope_table(comparison)))
+    for reason, count in comparison["left_out"].items():
+        console.print(f"left out: {count} votes, {reason}")

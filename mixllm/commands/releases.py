@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from infra.settings import Settings
-from mixllm.app import app
-from mixllm.console import console, say
+from mixllm.app import TRAIN, app
+from mixllm.console import console, print_json, say, show_rows, to_minute
 from mixllm.context import registry, settings_with_stack, store
-from mixllm.options import GateData
-from models.errors import (
-    MixLLMError,
-    NoRelease,
-    ReleaseError,
-)
+from mixllm.options import AsJson, GateData
+from models.errors import MixLLMError, NoRelease, ReleaseError
+
+if TYPE_CHECKING:
+    from infra.settings import Settings
+    from models.release.gate import Verdict
 
 Changed = Annotated[
     str, typer.Option(help="What has changed since it was refused on the same data.")
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: mixllm judge 7 --data held-out")
 def judge(
     version: Annotated[str, typer.Argument(help="A release's version.")],
     data: GateData = None,
     changed: Changed = "",
+    as_json: AsJson = False,
 ) -> None:
     """The gate: is a release no worse than the champion? Adds a verdict to the release's history."""
     settings = settings_with_stack()
@@ -40,7 +39,11 @@ def judge(
             f"release {version} is the champion: there is nothing to judge it against"
         )
     verdict = judged(settings, version, champion, data, changed)
-    say(verdict_line(version, verdict.number, verdict.reason))
+    if as_json:
+        print_json(verdict)
+    else:
+        show_verdict(verdict)
+        say(verdict_line(version, verdict.number, verdict.reason))
     if not verdict.passes:
         raise typer.Exit(1)
 
@@ -51,27 +54,30 @@ def verdict_line(version: str, number: int, reason: str) -> str:
 
 def judged(
     settings: Settings, version: str, champion: str | None, data: Path | None, changed: str = ""
-) -> Any:
-    """A new verdict of the gate, shown."""
-    from rich.markdown import Markdown
-
+) -> Verdict:
+    """A new verdict of the gate."""
     from models.data.files import read_evaluation_set
-    from models.release.gate import gate_table
     from monitoring.release_gate import judge_release
 
     if data is not None:
         read_evaluation_set(data)  # what is wrong with it is named before anything starts
-    verdict = judge_release(
+    return judge_release(
         registry(settings), store(), settings, version, champion, data, changed=changed
     )
+
+
+def show_verdict(verdict: Verdict) -> None:
+    from rich.markdown import Markdown
+
+    from models.release.gate import gate_table
+
     console.print(Markdown(gate_table(verdict)))
-    return verdict
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: mixllm promote 7")
 def promote(
     version: Annotated[str, typer.Argument(help="A release's version.")],
-    force: Annotated[bool, typer.Option("--force", help="Whatever its gate says.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Skip the promotion gate.")] = False,
     data: GateData = None,
 ) -> None:
     """Make a release champion, if it passes its gate; running services pick it up.
@@ -97,6 +103,7 @@ def promote(
             number, word, reason = (standing[key] for key in ("number", "verdict", "reason"))
         else:
             verdict = judged(settings, version, champion, data)
+            show_verdict(verdict)
             number, word, reason = verdict.number, verdict.word, verdict.reason
         if word != "passes":
             raise ReleaseError(
@@ -119,7 +126,7 @@ def judged_by(verdict: dict[str, Any], data: Path) -> bool:
     return verdict["data"] is not None and verdict["data"]["digest"] == digest
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def rollback() -> None:
     """Make the previous champion champion again."""
     opened = registry(settings_with_stack())
@@ -129,11 +136,12 @@ def rollback() -> None:
     say(f"release {version} is champion again{last}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: mixllm releases 7")
 def releases(
     version: Annotated[
         str | None, typer.Argument(help="A release's version: every verdict on it.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the registered releases, or every verdict of the gate on one of them."""
     from datetime import datetime
@@ -142,50 +150,53 @@ def releases(
 
     opened = registry(settings_with_stack())
     if version is not None:
-        show_verdicts(version, opened.verdicts(version))
+        show_verdicts(version, opened.verdicts(version), as_json)
         return
     rows = opened.releases()
-    if not rows:
+    if not rows and not as_json:
         raise NoRelease("no release is registered yet: mixllm train --data DIR --promote")
-    table = Table("version", "aliases", "registered", "AIQ", "gap closed", "data", "code", "gate")
-    for row in rows:
-        table.add_row(
-            row.version,
-            ", ".join(row.aliases),
-            datetime.fromtimestamp(row.created).strftime("%Y-%m-%d %H:%M"),
-            row.tags.get("metric.aiq", ""),
-            row.tags.get("metric.gap_closed", ""),
-            row.tags.get("data_digest", "")[:8],
-            row.tags.get("code_revision", ""),
-            gate_state(row.tags),
-        )
-    console.print(table)
-    for row in rows:
+    columns = {
+        "version": lambda row: row.version,
+        "aliases": lambda row: ", ".join(row.aliases),
+        "registered": lambda row: to_minute(datetime.fromtimestamp(row.created)),
+        "AIQ": lambda row: row.tags.get("metric.aiq", ""),
+        "gap closed": lambda row: row.tags.get("metric.gap_closed", ""),
+        "data": lambda row: row.tags.get("data_digest", "")[:8],
+        "code": lambda row: row.tags.get("code_revision", ""),
+        "gate": lambda row: gate_state(row.tags),
+    }
+    show_rows(rows, columns, as_json)
+    for row in () if as_json else rows:
         if (why := row.tags.get("serving.refused")) is not None:
             say(f"the service does not load release {row.version}: {why}")
 
 
-def show_verdicts(version: str, history: list[dict[str, Any]]) -> None:
+def show_verdicts(version: str, history: list[dict[str, Any]], as_json: bool) -> None:
     """Every verdict on a release, the oldest first; the last one counts."""
-    if not history:
-        say(f"release {version} has not been judged: mixllm judge {version}")
-        return
-    table = Table("verdict", "at", "against", "data", "", "why", "changed since")
-    for row in history:
+
+    def data_of(row: dict[str, Any]) -> str:
         data = row["data"]
-        name = (
+        return (
             f"{data['name']} {data['digest'][:12]}, {data['queries']} queries" if data else "none"
         )
-        table.add_row(
-            *(str(row["number"]), row["at"], row["against"] or "nobody", name, row["verdict"]),
-            *(row["reason"], row["changed"]),
-        )
-    console.print(table)
-    last = history[-1]
-    say(f"{verdict_line(version, last['number'], last['reason'])}; this one counts")
+
+    columns = {
+        "verdict": lambda row: str(row["number"]),
+        "at": lambda row: row["at"],
+        "against": lambda row: row["against"] or "nobody",
+        "data": data_of,
+        "": lambda row: row["verdict"],
+        "why": lambda row: row["reason"],
+        "changed since": lambda row: row["changed"],
+    }
+    unjudged = f"release {version} has not been judged: mixllm judge {version}"
+    show_rows(history, columns, as_json, unjudged)
+    if history and not as_json:
+        last = history[-1]
+        say(f"{verdict_line(version, last['number'], last['reason'])}; this one counts")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: mixllm canary 0.1 --by keys")
 def canary(
     share: Annotated[
         float, typer.Argument(min=0, max=1, help="What the challenger answers; 0 ends it.")
@@ -216,7 +227,7 @@ def canary(
     console.print(f"release {version} answers {share:.1%} of the {by}; mixllm canary 0 ends it")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def shadow() -> None:
     """What the challenger would have chosen on live queries."""
     from infra.registry.records import CHALLENGER

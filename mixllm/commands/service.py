@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from mixllm.app import app
-from mixllm.console import console
+from mixllm.app import SERVE, app
+from mixllm.console import console, print_json, show_rows
 from mixllm.context import ask_service, client_settings
-from models.errors import (
-    MixLLMError,
-)
+from mixllm.options import AsJson
+from models.errors import MixLLMError
 
 feedback_app = typer.Typer(help="Say how good answers were.")
-app.add_typer(feedback_app, name="feedback", no_args_is_help=True)
+app.add_typer(feedback_app, name="feedback", no_args_is_help=True, rich_help_panel=SERVE)
 
 
 @feedback_app.command("import")
@@ -44,14 +41,16 @@ def feedback_import(
 IMPORT_LINES = 1000
 
 
-@app.command()
+@app.command(
+    rich_help_panel=SERVE, epilog="Example: mixllm route 'What is 17 * 4?' --candidate gpt-4o"
+)
 def route(
     query: Annotated[str, typer.Argument(help="What the user asks.")],
     willingness_to_pay: Annotated[
         float | None, typer.Option(help="USD per unit of quality.")
     ] = None,
     candidate: Annotated[list[str] | None, typer.Option(help="Choose among these only.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the service's answer.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask the running service whom to send a query to, and why."""
     settings = client_settings()
@@ -59,17 +58,15 @@ def route(
     body["willingness_to_pay"] = willingness_to_pay
     answer = ask_service(settings, "POST", "/v1/route", json=body)
     if as_json:
-        print(json.dumps(answer, indent=2))
+        print_json(answer)
         return
     console.print(Text.assemble((answer["llm"], "bold"), f"  {answer['explanation']['why']}"))
-    table = Table("candidate", "score", "quality", "cost, USD", "time, s", "tokens")
-    for row in answer["explanation"]["scores"][:10]:
-        table.add_row(
-            row["llm"],
-            f"{row['score']:.4f}",
-            f"{row['predicted_quality']:.3f}",
-            f"{row['predicted_cost_usd']:.6f}",
-            f"{row['predicted_seconds']:.1f}",
-            f"{row['predicted_response_tokens']:.0f}",
-        )
-    console.print(table)
+    columns = {
+        "candidate": lambda row: row["llm"],
+        "score": lambda row: f"{row['score']:.4f}",
+        "quality": lambda row: f"{row['predicted_quality']:.3f}",
+        "cost, USD": lambda row: f"{row['predicted_cost_usd']:.6f}",
+        "time, s": lambda row: f"{row['predicted_seconds']:.1f}",
+        "tokens": lambda row: f"{row['predicted_response_tokens']:.0f}",
+    }
+    show_rows(answer["explanation"]["scores"][:10], columns)

@@ -8,16 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
-from mixllm.app import app
-from mixllm.console import console, outcome, say, show_measures, show_notes
+from mixllm.app import TRAIN, app
+from mixllm.console import console, outcome, print_json, say, show_measures, show_notes
 from mixllm.context import champion_candidates, point_prefect, settings_with_stack
-from mixllm.options import Data, Domains, Encoder, Families, Quarantine, Tagger, Tuning, options_of
-from models.errors import (
-    EvaluationSetError,
+from mixllm.options import (
+    AsJson,
+    Data,
+    Domains,
+    Encoder,
+    Families,
+    Quarantine,
+    Tagger,
+    Tuning,
+    options_of,
 )
+from models.errors import EvaluationSetError
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN, epilog="Example: mixllm ingest routerbench.csv --out evaluation-set"
+)
 def ingest(
     source: Annotated[
         Path, typer.Argument(help="An evaluation set's folder, or a RouterBench table.")
@@ -76,7 +86,7 @@ def train_with(
     return result
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog="Example: mixllm train --data evaluation-set --promote")
 def train(
     data: Data,
     promote: Annotated[bool, typer.Option("--promote", help="Make the release champion.")] = False,
@@ -86,15 +96,23 @@ def train(
     domains: Domains = None,
     tuning: Tuning = None,
     families: Families = None,
+    as_json: AsJson = False,
 ) -> None:
     """Train a router, evaluate it on unseen queries and register it as a release."""
     options = options_of(tuning, encoder, tagger, domains, families)
     result = train_with(data, promote, quarantine, **options)
+    if as_json:
+        print_json(result)
+        return
     show_measures(result["results"])
     say(f"release {result['version']} registered, {outcome(result)}")
 
 
-@app.command("audit-tags")
+@app.command(
+    "audit-tags",
+    rich_help_panel=TRAIN,
+    epilog="Example: mixllm audit-tags --data evaluation-set --out audit",
+)
 def audit_tags(
     data: Data,
     stress: Annotated[
@@ -105,6 +123,7 @@ def audit_tags(
     tagger: Tagger = None,
     domains: Domains = None,
     tuning: Tuning = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say which queries have tags, how large and how pure the domains are."""
     from rich.markdown import Markdown
@@ -127,11 +146,14 @@ def audit_tags(
         str(quarantine) if quarantine else None,
         **options,
     )
+    if as_json:
+        print_json(result)
+        return
     console.print(Markdown((out / "audit.md").read_text()))
     console.print(f"written to {out}; MLflow run {result['run']}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def schema() -> None:
     """Print the JSON schema of the training options, the tuning's settings included."""
     from models.training_options import TrainingOptions
@@ -139,7 +161,7 @@ def schema() -> None:
     print(json.dumps(TrainingOptions.model_json_schema(), indent=2))
 
 
-@app.command("update-predictors")
+@app.command("update-predictors", rich_help_panel=TRAIN)
 def update_predictors_command(data: Data) -> None:
     """Refit predictors for which enough graded feedback has come; makes a challenger."""
     from models.data.files import read_evaluation_set

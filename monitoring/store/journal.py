@@ -546,6 +546,17 @@ def count_lines(path: Path) -> int:
         return sum(block.count(b"\n") for block in iter(lambda: handle.read(2**20), b""))
 
 
+def rows_waiting(folder: Path) -> int:
+    """Rows in the segments of a folder."""
+    total = 0
+    for path in segments_of(folder):
+        try:
+            total += count_lines(path)
+        except OSError:  # inserted meanwhile
+            continue
+    return total
+
+
 def read_batches(
     path: Path, holding: bytes = b"", start: int = 0, upto: int | None = None
 ) -> Iterator[Batch]:

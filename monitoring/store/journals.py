@@ -14,6 +14,7 @@ from monitoring.store.answers import insert_answers
 from monitoring.store.dead_letters import DeadLetters
 from monitoring.store.decisions import insert_decisions
 from monitoring.store.feedback import insert_feedback
+from monitoring.store.journal import rows_waiting
 from monitoring.store.releases import insert_releases
 from monitoring.store.shadows import insert_shadows
 
@@ -35,6 +36,11 @@ JOURNALS: Final = {
     "feedback": JournalKind("journal-feedback", tables.feedback, insert_feedback, synced=True),
     "shadows": JournalKind("journal-shadows", tables.shadows, insert_shadows),
 }
+
+
+def unwritten_rows(home: Path) -> dict[str, int]:
+    """Journal → rows of this machine that wait for Postgres, of every process, dead or alive."""
+    return {name: rows_waiting(home / kind.folder) for name, kind in JOURNALS.items()}
 
 
 def dead_letters_of(home: Path) -> dict[str, DeadLetters]:

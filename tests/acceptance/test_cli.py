@@ -275,11 +275,19 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     answer = json.loads(asked.stdout)
     assert answer["release"] == "1"
     assert "│ 1 " in run("releases", home=home, **ports).stdout
+    (listed,) = json.loads(run("releases", "--json", home=home, **ports).stdout)
+    assert (listed["version"], listed["aliases"]) == ("1", ["champion"])
     change_candidates(data, home, ports)
     reuse_the_encoder(data, home, ports)
     checked = run("doctor", home=home, **ports)
     assert checked.returncode == 0, checked.stdout
     assert "4 releases, champion 3" in checked.stdout
+    shown = json.loads(run("status", "--json", home=home, **ports).stdout)
+    assert shown["stack_pid"] == process.pid
+    assert all(part["answers"] for part in shown["parts"].values()), shown["parts"]
+    assert shown["releases"]["champion"] == shown["serving"]["version"] == "3"
+    assert shown["open_alerts"] == []
+    assert shown["errors"] == {}
     learn_from_feedback(data, home, ports, simulated)
     look_for_drift(data, home, ports, simulated)
 
@@ -504,6 +512,9 @@ def test_the_schema_of_the_training_options_is_printed(tmp_path: Path) -> None:
 
 def test_calibrate_says_what_to_expect(data: Path, home: Path) -> None:
     command = ("calibrate", "--data", data, "--families", "ridge")
+    done = run(*command, "--quality-share", "0.9", "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["willingness_to_pay"] >= 0
     done = run(*command, "--cost-share", "0.3", home=home)
     assert done.returncode == 0, done.stderr
     assert "willingness to pay: 0.0" in done.stdout

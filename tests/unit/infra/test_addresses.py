@@ -13,7 +13,6 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
 from infra.addresses import (
-    bypass_proxy,
     check_port,
     client_host,
     http_url,
@@ -23,6 +22,7 @@ from infra.addresses import (
     sqlite_url,
     without_login,
 )
+from infra.proxy_bypass import bypass_proxy
 from infra.settings import read_settings
 from models.errors import SettingsError
 from processes import free_port

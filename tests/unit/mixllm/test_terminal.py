@@ -74,9 +74,9 @@ PRINTED = {
     "a line": console.say,
     "a note": lambda name: console.show_notes([name]),
     "measures": lambda name: console.show_measures(measures(name)),
-    "verdicts": lambda name: releases.show_verdicts("1", [verdict(name)]),
+    "verdicts": lambda name: releases.show_verdicts("1", [verdict(name)], as_json=False),
     "a policy state": lambda name: policy.show_policy(statistics(name)),
-    "steps": lambda name: drift.show_audit([audit_row(name)]),
+    "steps": lambda name: console.show_rows([audit_row(name)], drift.AUDIT),
     "the demo": demo_answers,
     "a page": lambda name: console.console.print(Markdown(escape.markdown(name))),
 }
@@ -88,7 +88,7 @@ def test_names_are_shown_as_they_are_and_do_nothing(
     kind: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     PRINTED[kind](name)
-    out = capsys.readouterr().out
+    out = "".join(capsys.readouterr())
     assert not INERT.search(out), out
     assert PLAIN in " ".join(out.split()), out
 

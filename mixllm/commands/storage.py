@@ -1,21 +1,35 @@
-"""Commands for rows that Postgres refused."""
+"""Commands for what is stored: prune it, and see to rows that Postgres refused."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from infra.settings import read_settings
-from mixllm.app import app
-from mixllm.console import console
-from mixllm.context import store
+from mixllm.app import WATCH, app
+from mixllm.console import console, show_rows
+from mixllm.context import registry, settings_with_stack, store
+from mixllm.options import AsJson
+
+
+@app.command(rich_help_panel=WATCH, epilog="Example: mixllm prune --dry-run")
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+) -> None:
+    """Delete decisions, states and reports that are old and needed by nobody."""
+    from monitoring.retention import prune as remove
+
+    settings = settings_with_stack()
+    gone = remove(store(), registry(settings), settings, dry_run)
+    for what, count in gone.items():
+        console.print(f"{count} {what} {'would go' if dry_run else 'gone'}")
+
 
 dead_letters = typer.Typer(help="Rows that Postgres refused: look, try again, or drop them.")
-app.add_typer(dead_letters, name="dead-letters", no_args_is_help=True)
+app.add_typer(dead_letters, name="dead-letters", no_args_is_help=True, rich_help_panel=WATCH)
 LetterIds = Annotated[
     list[str] | None, typer.Argument(help="Ids or their beginnings, as list shows them.")
 ]
@@ -23,15 +37,18 @@ AllLetters = Annotated[bool, typer.Option("--all", help="Every dead letter of th
 
 
 @dead_letters.command("list")
-def dead_letters_list() -> None:
+def dead_letters_list(as_json: AsJson = False) -> None:
     """The dead letters of this machine's journals, the oldest first."""
+    from infra.settings import read_settings
     from monitoring.store.journals import dead_letters_of
 
-    table = Table("journal", "id", "at", "reason")
-    for journal, letters in dead_letters_of(read_settings().home).items():
-        for letter in letters.read():
-            table.add_row(journal, letter.id, letter.at, letter.reason)
-    console.print(table if table.row_count else "no dead letters")
+    rows = [
+        {"journal": journal, "id": letter.id, "at": letter.at, "reason": letter.reason}
+        for journal, letters in dead_letters_of(read_settings().home).items()
+        for letter in letters.read()
+    ]
+    columns = {name: itemgetter(name) for name in ("journal", "id", "at", "reason")}
+    show_rows(rows, columns, as_json, "no dead letters")
 
 
 @dead_letters.command("show")
@@ -49,7 +66,7 @@ def dead_letters_show(ids: LetterIds = None) -> None:
 
 @dead_letters.command("retry")
 def dead_letters_retry(ids: LetterIds = None, everything: AllLetters = False) -> None:
-    """Insert rows again, once what refused them is mended; those that succeed go."""
+    """Insert rows again, once what refused them is fixed; those that succeed go."""
     from monitoring.store.journals import JOURNALS
 
     engine, failed = None, 0
@@ -75,6 +92,7 @@ def dead_letters_drop(ids: LetterIds = None, everything: AllLetters = False) -> 
 
 def chosen_letters(ids: list[str] | None, everything: bool) -> dict[str, Any]:
     """Journal → (its dead letters, the chosen ones), where there are any. Raises StoreError."""
+    from infra.settings import read_settings
     from models.errors import StoreError
     from monitoring.store.journals import dead_letters_of
 
