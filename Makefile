@@ -9,6 +9,8 @@ export HF_HUB_OFFLINE ?= 1
 export BENTOML_DO_NOT_TRACK ?= true
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export MLFLOW_DISABLE_TELEMETRY ?= true
+# Without compiled modules on the disk every process compiles the libraries anew: half a minute each.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: setup demo up test lint format lock bench bench-routing story clean
 
@@ -27,8 +29,10 @@ demo: setup
 up: setup
 	$(BIN)/mixllm up
 
+# A worker for each core; a file's tests stay together, since they share what is slow to start.
+WORKERS ?= auto
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from sqlalchemy import Engine, text
 
 from infra.database import connect, database_address
 from infra.embedded_postgres import embedded_postgres
+from infra.file_lock import FileLock
+from infra.registry.registry import Registry
 from infra.settings import Settings
 from infra.training.encoder_store import prepared_encoder
 from models.data.evaluation_set import EvaluationSet
@@ -32,8 +34,13 @@ from models.release.manifest import DataSource
 from models.release.probes import PROBES
 from monitoring.store.schema import migrate
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
+# Side by side, workers share the cores: threads of each would wait for those of the others.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(threads, "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -48,14 +55,56 @@ def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def machine_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Folders that one worker makes and all use. Copy them before changing them."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        lock = FileLock(shared / f"{name}.lock")
+        lock.take(wait=True)
+        try:
+            folder = shared / name
+            if not folder.exists():
+                part = shared / f"{name}.part"
+                part.mkdir()
+                make(part)
+                part.rename(folder)
+            return folder
+        finally:
+            lock.release()
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def machine_home(tmp_path_factory: pytest.TempPathFactory, made_once: MadeOnce) -> Path:
     """A home that holds the exported encoder and the embeddings of the session."""
-    return tmp_path_factory.mktemp("home")
+    exported = made_once("exported", prepared_encoder)
+    home = tmp_path_factory.mktemp("home")
+    shutil.copytree(exported, home, dirs_exist_ok=True, symlinks=True)
+    return home
 
 
 @pytest.fixture(scope="session")
 def encoder_folder(machine_home: Path) -> Path:
     return prepared_encoder(machine_home)
+
+
+@pytest.fixture(scope="session")
+def new_registry(made_once: MadeOnce) -> Callable[[Path], Registry]:
+    """Opens an empty registry in a home. MLflow takes seconds to make a database: it is made once."""
+
+    def make(folder: Path) -> None:
+        Registry(f"sqlite:///{folder / 'mlflow.db'}", folder / "registry").releases()
+
+    template = made_once("mlflow", make) / "mlflow.db"
+
+    def opened(home: Path) -> Registry:
+        shutil.copy(template, home / "mlflow.db")
+        return Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+
+    return opened
 
 
 @pytest.fixture(scope="session")
@@ -100,17 +149,25 @@ def tagged(split: tuple[EvaluationSet, EvaluationSet], encoder: OnnxEncoder) -> 
 
 
 @pytest.fixture(scope="session")
-def release_folder(
-    tmp_path_factory: pytest.TempPathFactory,
+def release_folder(made_once: MadeOnce, request: pytest.FixtureRequest) -> Path:
+    """A release of the simulated set. Copy it before changing it."""
+
+    def make(folder: Path) -> None:
+        names = ("split", "train_inputs", "fitted", "tagged", "encoder_folder")
+        make_release(folder / "release", *map(request.getfixturevalue, names))
+
+    return made_once("made-release", make) / "release"
+
+
+def make_release(
+    folder: Path,
     split: tuple[EvaluationSet, EvaluationSet],
     train_inputs: QueryInputs,
     fitted: list[Fitted],
     tagged: TaggedQueries,
     encoder_folder: Path,
-) -> Path:
-    """A release of the simulated set. Copy it before changing it."""
+) -> None:
     train = split[0]
-    folder = tmp_path_factory.mktemp("release") / "release"
     shutil.copytree(encoder_folder, folder / "encoder")
     queries = train.queries["query"].tolist()
     shrinkage = shrinkage_of(fitted, train, train_inputs)
@@ -125,7 +182,6 @@ def release_folder(
         DataSource(name=train.name, digest=train.digest, queries=len(queries)),
         probes=queries[:PROBES],
     )
-    return folder
 
 
 @pytest.fixture

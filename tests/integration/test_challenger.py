@@ -2,7 +2,7 @@
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(
-    tmp_path_factory: pytest.TempPathFactory, release_folder: Path, postgres: str
+    tmp_path_factory: pytest.TempPathFactory,
+    release_folder: Path,
+    postgres: str,
+    new_registry: Callable[[Path], Registry],
 ) -> Iterator[Service]:
     """Release 1 is champion, release 2, another λ, challenger."""
     home = tmp_path_factory.mktemp("challenger")
@@ -51,7 +54,7 @@ def service(
         connection.execute(text("CREATE DATABASE challenger"))
     database = admin.url.set(database="challenger").render_as_string(hide_password=False)
     admin.dispose()
-    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    registry = new_registry(home)
     (home / "reports").mkdir()
     defaults = read_manifest(release_folder).defaults.model_copy(
         update={"willingness_to_pay": 1e-7}

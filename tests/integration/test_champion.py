@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,10 +66,14 @@ def with_upstreams(folder: Path, upstream: dict[str, str] | None, created: str) 
 
 
 @pytest.fixture(scope="module")
-def registered(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def registered(
+    release_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    new_registry: Callable[[Path], Registry],
+) -> Path:
     """A home with the releases registered. Copy it before using it."""
     home = tmp_path_factory.mktemp("registered")
-    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    registry = new_registry(home)
     key = {**UPSTREAM, "key_variable": "NO_SUCH_KEY"}
     for number, upstream in enumerate((UPSTREAM, UPSTREAM, None, key), 1):
         folder = shutil.copytree(release_folder, home / f"made-{number}", symlinks=True)

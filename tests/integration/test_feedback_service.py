@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,7 +61,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(
-    tmp_path_factory: pytest.TempPathFactory, release_folder: Path, postgres: str
+    tmp_path_factory: pytest.TempPathFactory,
+    release_folder: Path,
+    postgres: str,
+    new_registry: Callable[[Path], Registry],
 ) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("service")
     admin = connect(postgres)
@@ -69,7 +72,7 @@ def service(
         connection.execute(text("CREATE DATABASE votes"))
     database = admin.url.set(database="votes").render_as_string(hide_password=False)
     admin.dispose()
-    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    registry = new_registry(home)
     registry.promote(
         registry.register_release(release_folder, {}, {}, tmp_path_factory.mktemp("r"), "run")
     )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,11 @@ def test_the_gate_from_the_first_release_on(
     simulated: EvaluationSet,
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
+    new_registry: Callable[[Path], Registry],
 ) -> None:
     monkeypatch.setattr("monitoring.release_gate.TIMED", 20)
     monkeypatch.setattr("monitoring.release_gate.PERTURBED", 20)
-    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "registry")
+    registry = new_registry(tmp_path)
     settings = Settings(home=machine_home)
     (tmp_path / "reports").mkdir()
     for run, aiq in (("first", 0.5), ("second", 0.5), ("third", 0.0)):

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ def running(
     release_folder: Path,
     postgres: str,
     simulated: EvaluationSet,
+    new_registry: Callable[[Path], Registry],
 ) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("gateway")
     admin = connect(postgres)
@@ -111,7 +112,7 @@ def running(
         connection.execute(text("CREATE DATABASE gateway"))
     database = admin.url.set(database="gateway").render_as_string(hide_password=False)
     admin.dispose()
-    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    registry = new_registry(home)
     reports = tmp_path_factory.mktemp("reports")
     registry.register_release(release_folder, {}, {}, reports, "run-1")
     registry.promote("1")

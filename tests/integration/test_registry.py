@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from models.release.release import Release
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "registry")
+def registry(tmp_path: Path, new_registry: Callable[[Path], Registry]) -> Registry:
+    return new_registry(tmp_path)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """What the commands about releases say last: the reason, on one line."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,12 @@ def verdict(number: int, word: str, reason: str, against: str | None) -> dict[st
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def database(
+    tmp_path_factory: pytest.TempPathFactory, new_registry: Callable[[Path], Registry]
+) -> Path:
     """MLflow's, with what ``registry`` says. Copied for each test: making one takes seconds."""
     home = tmp_path_factory.mktemp("commands")
-    made = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    made = new_registry(home)
     made.client.create_registered_model(ROUTER)
     for number in ("1", "2"):
         run = made.client.create_run(made._experiment(), run_name=number)

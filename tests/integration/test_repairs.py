@@ -1,6 +1,6 @@
 """Alerts mended by the flows: challengers, promotions, and what is in the audit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from flows.probe import probe
 from flows.repairs.flow import repair
 from flows.retrain import retrain_configured
 from infra.registry.records import CHALLENGER, CHAMPION, ROUTER, Canary
+from infra.registry.registry import Registry
 from infra.stack import free_loopback_port
 from logs import log_decisions
 from models.data.evaluation_set import EvaluationSet
@@ -72,6 +73,7 @@ def platform(
     empty_database: str,
     release_folder: Path,
     simulated: EvaluationSet,
+    new_registry: Callable[[Path], Registry],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Platform:
     write_evaluation_set(simulated, tmp_path / "data")
@@ -87,6 +89,8 @@ def platform(
         "DRIFT_WINDOW": 100,
     }.items():
         monkeypatch.setenv(f"MIXLLM_{name}", str(value))
+    (tmp_path / "home").mkdir()
+    new_registry(tmp_path / "home")
     scene, release = Scene.open(), Release.load(release_folder)
     (tmp_path / "reports").mkdir()
     scene.registry.register_release(release_folder, {}, {}, tmp_path / "reports", "first")

@@ -4,7 +4,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,10 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(
-    tmp_path_factory: pytest.TempPathFactory, release_folder: Path, postgres: str
+    tmp_path_factory: pytest.TempPathFactory,
+    release_folder: Path,
+    postgres: str,
+    new_registry: Callable[[Path], Registry],
 ) -> Iterator[Service]:
     home = tmp_path_factory.mktemp("service")
     admin = connect(postgres)
@@ -45,7 +48,7 @@ def service(
     database = admin.url.set(database="service").render_as_string(hide_password=False)
     admin.dispose()
     reports = tmp_path_factory.mktemp("reports")
-    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", home / "registry")
+    registry = new_registry(home)
     for run in ("run-1", "run-2"):
         registry.register_release(release_folder, {}, {}, reports, run)
     log = home / "service.log"

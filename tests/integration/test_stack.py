@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from stacks import is_served, lines_until, server_part, supervise, with_token
 
 from infra.embedded_postgres import EmbeddedPostgres, embedded_postgres, leave_embedded_postgres
 from infra.processes import TOKEN_VARIABLE, ProcessIdentity
@@ -20,6 +19,7 @@ from infra.settings import Settings
 from infra.stack import Part, Stack, free_loopback_port, local_parts
 from infra.stack_record import STATE_FILE, read_record, running_stack, survivors
 from models.errors import SettingsError
+from stacks import is_served, lines_until, server_part, supervise, with_token
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tampering import repin
 
 from models.catalog import Catalog
 from models.data.evaluation_set import EvaluationSet
@@ -18,6 +17,7 @@ from models.predictors.predictor import Predictor, shared_maps
 from models.release.build import change_release
 from models.release.manifest import read_manifest, slug
 from models.release.release import Release
+from tampering import repin
 
 
 @pytest.fixture(scope="module")

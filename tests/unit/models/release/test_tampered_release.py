@@ -13,12 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
-from tampering import change_json, repin
 
 from models.encoder.onnx_graph import check_graph
 from models.errors import MixLLMError, ReleaseError
 from models.release.manifest import read_manifest
 from models.release.release import Release
+from tampering import change_json, repin
 
 PREDICTOR = "predictors/sim-mini/predictor.json"
 ARRAYS = "predictors/sim-mini/predictor.safetensors"
