@@ -126,8 +126,8 @@ def measured_without(
     fewer = without_tags(tagged, share, options.tuning.seed)
     folder = make_encoder(train, fewer, tuned, settings)
     inputs, test_inputs = embed(train, folder, settings), embed(test, folder, settings)
-    fitted = fit(train, inputs, encoder_digest(folder), options.families)
-    measured = evaluate_release(train, inputs, test, test_inputs, fitted).results["measures"]
+    router = fit(train, inputs, encoder_digest(folder), options.families)
+    measured = evaluate_release(router, test, test_inputs).results["measures"]
     return {
         "removed": share,
         "aiq": interval_text(measured["mixllm"]["aiq"], share=False),

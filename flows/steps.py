@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -29,18 +29,17 @@ from models.data.files import read_evaluation_set
 from models.domains.domains import Domains
 from models.domains.tagged_queries import TaggedQueries
 from models.encoder.inputs import QueryInputs
-from models.evaluation.calibration import choose_defaults, training_rows
 from models.evaluation.evaluate import Evaluation, evaluate, headline, measures_table
+from models.evaluation.fitted_router import FittedRouter
 from models.evaluation.plots import plot_curves
 from models.evaluation.predictor_report import (
     flags_of,
     plot_reports,
     report_text,
 )
-from models.predictors.fitting import Fitted, fit_predictors, shrinkage_of, steps
+from models.predictors.fitting import Fitted, steps
 from models.predictors.predictor import Predictor
 from models.release.build import build_release
-from models.release.manifest import DataSource
 from models.release.probes import PROBES
 from models.training_options import TrainingOptions
 
@@ -129,52 +128,39 @@ def embed(data: EvaluationSet, encoder_folder: Path, settings: Settings) -> Quer
 @task(name="fit predictors", cache_policy=NO_CACHE)
 def fit(
     data: EvaluationSet, inputs: QueryInputs, encoder: str, families: tuple[str, ...]
-) -> list[Fitted]:
-    """A predictor per candidate, over maps that all share."""
+) -> FittedRouter:
+    """A predictor per candidate, over maps that all share, and how far they hold true."""
     with progress_artifact("predictors", steps(families), "fits") as advance:
-        return fit_predictors(data, inputs, encoder, families=families, progress=advance)
+        return FittedRouter.fit(data, inputs, encoder, families, progress=advance)
 
 
 @task(name="assemble", cache_policy=NO_CACHE)
 def assemble(
     folder: Path,
     encoder_folder: Path,
-    train: EvaluationSet,
+    router: FittedRouter,
     tagged: TaggedQueries,
-    inputs: QueryInputs,
-    fitted: list[Fitted],
     evaluation: Evaluation,
 ) -> None:
     """Write the release folder."""
     shutil.copytree(encoder_folder, folder / "encoder")
-    predictors = [found.predictor for found in fitted]
-    shrinkage = shrinkage_of(fitted, train, inputs)
-    rows = training_rows(fitted, train, inputs, train.catalog, shrinkage)
-    queries = train.queries["query"].tolist()
+    queries = router.data.queries["query"].tolist()
     build_release(
         folder,
-        Domains().fit(inputs.embeddings, tagged.tags.tags, tagged.clusters),
-        predictors,
-        train.catalog,
-        choose_defaults(rows),
-        shrinkage,
-        DataSource(name=train.name, digest=train.digest, queries=len(queries)),
+        router,
+        Domains().fit(router.inputs.embeddings, tagged.tags.tags, tagged.clusters),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
-        notes=left_out(train.catalog, fitted),
+        notes=left_out(router.data.catalog, router.fitted),
         flagged=flags_of(evaluation.reports),
     )
 
 
 @task(name="evaluate", cache_policy=NO_CACHE)
 def evaluate_release(
-    train: EvaluationSet,
-    train_inputs: QueryInputs,
-    test: EvaluationSet,
-    test_inputs: QueryInputs,
-    fitted: list[Fitted],
+    router: FittedRouter, test: EvaluationSet, test_inputs: QueryInputs
 ) -> Evaluation:
     """The measures on unseen queries, beside every baseline."""
-    evaluation = evaluate(train, train_inputs, test, test_inputs, fitted)
+    evaluation = evaluate(router, test, test_inputs)
     create_markdown_artifact(key="predictors", markdown=report_text(evaluation.reports))
     create_table_artifact(
         key="evaluation",
@@ -188,7 +174,7 @@ def evaluate_release(
 def register(
     folder: Path,
     evaluation: Evaluation,
-    fitted: list[Fitted],
+    router: FittedRouter,
     options: TrainingOptions,
     settings: Settings,
 ) -> str:
@@ -199,7 +185,7 @@ def register(
         (reports / "results.json").write_text(json.dumps(results, indent=2))
         evaluation.choices.to_parquet(reports / "choices.parquet", index=False)
         plot_curves(evaluation.curves, results, reports / "curve.png")
-        fits = [fit_row(found) for found in fitted]
+        fits = [fit_row(found) for found in router.fitted]
         (reports / "fits.json").write_text(json.dumps(fits, indent=2))
         (reports / "predictors.md").write_text(report_text(evaluation.reports))
         plot_reports(evaluation.reports, reports / "predictors.png")
@@ -210,7 +196,7 @@ def register(
                 "data_digest": results["training_digest"],
                 "training_queries": results["training_queries"],
                 "test_queries": results["test_queries"],
-                "candidates": len(fitted),
+                "candidates": len(router.fitted),
                 "families": ", ".join(options.families),
                 "encoder": options.encoder,
                 "tagger": options.tagger,
@@ -242,7 +228,7 @@ def progress_artifact(name: str, total: int, unit: str = "queries") -> Any:
     update_progress_artifact(artifact_id=artifact, progress=100.0)
 
 
-def left_out(catalog: Catalog, fitted: list[Fitted]) -> list[str]:
+def left_out(catalog: Catalog, fitted: Sequence[Fitted]) -> list[str]:
     known = {found.predictor.llm for found in fitted}
     return [f"{name}: no outcomes, left out" for name in catalog.names if name not in known]
 

@@ -69,12 +69,12 @@ def train(
     encoder_folder = make_encoder(training, tagged, options, settings)
     train_inputs = embed(training, encoder_folder, settings)
     test_inputs = embed(test, encoder_folder, settings)
-    fitted = fit(training, train_inputs, encoder_digest(encoder_folder), options.families)
+    router = fit(training, train_inputs, encoder_digest(encoder_folder), options.families)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "release"
-        evaluation = evaluate_release(training, train_inputs, test, test_inputs, fitted)
-        assemble(folder, encoder_folder, training, tagged, train_inputs, fitted, evaluation)
-        version = register(folder, evaluation, fitted, options, settings)
+        evaluation = evaluate_release(router, test, test_inputs)
+        assemble(folder, encoder_folder, router, tagged, evaluation)
+        version = register(folder, evaluation, router, options, settings)
     state, reason = settle(version, promote_release, settings, data)
     get_run_logger().info("registered release %s: %s (%s)", version, state, reason)
     return {"version": version, "results": evaluation.results, "state": state, "reason": reason}

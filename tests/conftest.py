@@ -26,11 +26,10 @@ from models.domains.taggers import KeyphraseTagger
 from models.encoder.cache import EmbeddingCache
 from models.encoder.inputs import QueryInputs, read_queries
 from models.encoder.onnx import OnnxEncoder, encoder_digest
-from models.evaluation.calibration import choose_defaults, training_rows
-from models.predictors.fitting import Fitted, fit_predictors, shrinkage_of
+from models.evaluation.fitted_router import FittedRouter
+from models.predictors.fitting import Fitted, fit_predictors
 from models.predictors.predictor import Predictor
 from models.release.build import build_release
-from models.release.manifest import DataSource
 from models.release.probes import PROBES
 from monitoring.store.schema import migrate
 
@@ -167,20 +166,12 @@ def make_release(
     tagged: TaggedQueries,
     encoder_folder: Path,
 ) -> None:
-    train = split[0]
     shutil.copytree(encoder_folder, folder / "encoder")
-    queries = train.queries["query"].tolist()
-    shrinkage = shrinkage_of(fitted, train, train_inputs)
-    rows = training_rows(fitted, train, train_inputs, train.catalog, shrinkage)
     build_release(
         folder,
+        FittedRouter.of(split[0], train_inputs, fitted),
         Domains().fit(train_inputs.embeddings, tagged.tags.tags, tagged.clusters),
-        [found.predictor for found in fitted],
-        train.catalog,
-        choose_defaults(rows),
-        shrinkage,
-        DataSource(name=train.name, digest=train.digest, queries=len(queries)),
-        probes=queries[:PROBES],
+        probes=split[0].queries["query"].tolist()[:PROBES],
     )
 
 

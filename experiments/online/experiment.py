@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -31,13 +31,13 @@ from models.decision.estimates import DecisionDefaults, Estimates, score
 from models.decision.exploration import Exploration
 from models.encoder.inputs import QueryInputs
 from models.encoder.onnx import encoder_digest
-from models.evaluation.calibration import choose_defaults, training_rows
 from models.evaluation.evaluate import outcome_of
+from models.evaluation.fitted_router import FittedRouter
 from models.evaluation.measures import aiq
 from models.evaluation.willingness import willingness_grid
 from models.learning.policy_state import PolicyState
 from models.predictors.compiled import CompiledPredictors
-from models.predictors.fitting import Fitted, fit_predictors, shrinkage_of
+from models.predictors.fitting import fit_predictors, shrinkage_of
 from models.predictors.predictor import shared_maps
 from models.training_options import read_options
 
@@ -172,17 +172,8 @@ def fit_offline(sets: Sets, rows: np.ndarray) -> Offline:
     mask = np.zeros(len(sets.train.queries), dtype=bool)
     mask[rows] = True
     data, inputs = sets.train.where(mask), sets.train_inputs[mask]
-    fitted = fit_predictors(data, inputs, sets.encoder, sets.names)
-    return offline_of(sets, data, inputs, fitted)
-
-
-def offline_of(
-    sets: Sets, data: EvaluationSet, inputs: QueryInputs, fitted: Sequence[Fitted]
-) -> Offline:
-    shrinkage = shrinkage_of(fitted, data, inputs)
-    rows = training_rows(fitted, data, inputs, data.catalog, shrinkage)
-    defaults = choose_defaults(rows).model_copy(update={"beta": 0.0})
-    return Offline(data, inputs, fitted, shrinkage, defaults, sets.encoder)
+    router = FittedRouter.fit(data, inputs, sets.encoder, names=sets.names)
+    return Offline(router, router.defaults().model_copy(update={"beta": 0.0}))
 
 
 def stream_of(sets: Sets, rows: np.ndarray) -> Stream:
@@ -217,22 +208,18 @@ def one(
 def with_newcomer(sets: Sets, offline: Offline, new: int) -> Offline:
     """The same, but one candidate was seen on a few queries only."""
     name = sets.names[new]
-    others = [found for found in offline.fitted if found.predictor.llm != name]
-    few = np.zeros(len(offline.data.queries), dtype=bool)
+    router = offline.router
+    others = [found for found in router.fitted if found.predictor.llm != name]
+    few = np.zeros(len(router.data.queries), dtype=bool)
     few[:NEW_ROWS] = True
     maps = shared_maps(found.predictor for found in others)
     (newcomer,) = fit_predictors(
-        offline.data.where(few), offline.inputs[few], offline.encoder, [name], maps=maps
+        router.data.where(few), router.inputs[few], router.encoder, [name], maps=maps
     )
     by_name = {found.predictor.llm: found for found in (*others, newcomer)}
-    return Offline(
-        offline.data,
-        offline.inputs,
-        [by_name[name] for name in sets.names],
-        shrinkage_of(others, offline.data, offline.inputs),
-        offline.defaults,
-        offline.encoder,
-    )
+    fitted = tuple(by_name[name] for name in sets.names)
+    shrinkage = shrinkage_of(others, router.data, router.inputs)
+    return Offline(replace(router, fitted=fitted, shrinkage=shrinkage), offline.defaults)
 
 
 def figures(

@@ -11,16 +11,15 @@ from typing import Final, Literal
 
 import numpy as np
 
-from models.data.evaluation_set import EvaluationSet
 from models.decision.estimates import DecisionDefaults, score
 from models.decision.exploration import Exploration, draw, probabilities
 from models.encoder.inputs import QueryInputs
+from models.evaluation.fitted_router import FittedRouter
 from models.learning.policy_state import PolicyState, Vote
 from models.predictors.compiled import CompiledPredictors
-from models.predictors.fitting import Fitted, fit_predictors
+from models.predictors.fitting import fit_predictors
 from models.predictors.predictor import shared_maps
 from models.predictors.refitting import GradedAnswers, due, refitted, with_answers
-from models.predictors.shrinkage import Shrinkage
 
 Mode = Literal["offline", "binary", "refined"]
 VOTERS: Final = 20
@@ -30,14 +29,10 @@ LOOK_EVERY: Final = 250
 
 @dataclass(frozen=True)
 class Offline:
-    """What was trained before the stream. data, inputs: the training queries."""
+    """What was trained before the stream."""
 
-    data: EvaluationSet
-    inputs: QueryInputs
-    fitted: Sequence[Fitted]
-    shrinkage: Shrinkage
+    router: FittedRouter
     defaults: DecisionDefaults
-    encoder: str
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ class Learner:
 
     def __init__(self, offline: Offline, stream: Stream) -> None:
         self.offline, self.stream = offline, stream
-        self.fitted = {found.predictor.llm: found for found in offline.fitted}
+        self.fitted = {found.predictor.llm: found for found in offline.router.fitted}
         self.log: list[tuple[Vote, int]] = []  # votes, and which fit of their candidate foresaw
         self.fits = dict.fromkeys(self.fitted, 0)
         self.seen: dict[str, dict[int, float]] = {name: {} for name in self.fitted}
@@ -155,7 +150,7 @@ class Learner:
     def _compile(self) -> None:
         predictors = [found.predictor for found in self.fitted.values()]
         self.compiled = CompiledPredictors(
-            predictors, self.offline.data.catalog, self.offline.shrinkage
+            predictors, self.offline.router.data.catalog, self.offline.router.shrinkage
         )
         self.estimates = self.compiled.estimate(self.stream.inputs)
         self.state = PolicyState.untaught("simulated", self.compiled)
@@ -198,9 +193,10 @@ class Learner:
         if not names:
             return
         answers = self._answers(names)
-        data, inputs = with_answers(self.offline.data, self.offline.inputs, answers)
-        maps = shared_maps(found.predictor for found in self.offline.fitted)
-        found = fit_predictors(data, inputs, self.offline.encoder, names, maps=maps)
+        router = self.offline.router
+        data, inputs = with_answers(router.data, router.inputs, answers)
+        maps = shared_maps(router.predictors)
+        found = fit_predictors(data, inputs, router.encoder, names, maps=maps)
         for name, fit in zip(names, found, strict=True):
             new = refitted(self.fitted[name].predictor, fit.predictor, float(len(self.log)))
             self.fitted[name] = replace(fit, predictor=new)

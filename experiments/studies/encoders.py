@@ -38,11 +38,10 @@ from models.encoder_tuning.settings import TuningSettings
 from models.encoder_tuning.tuning import EncoderTuning
 from models.encoder_tuning.validation import domain_separation, mean_auc
 from models.evaluation.evaluate import interval_text, oracle_of, outcome_of, sweep
+from models.evaluation.fitted_router import FittedRouter
 from models.evaluation.measures import MEASURES, Routed, drawn_measures, interval
 from models.evaluation.willingness import willingness_grid
-from models.predictors.compiled import CompiledPredictors
 from models.predictors.families import DEFAULT_FAMILIES, FAMILIES
-from models.predictors.fitting import fit_predictors, shrinkage_of
 from models.queries.form import query_forms
 
 RESULTS: Final = Path(__file__).parents[2] / "benchmarks" / "results" / "encoders.jsonl"
@@ -204,10 +203,9 @@ class Bench:
     ) -> dict[str, Any]:
         names, kept, _ = comparable(part.train, part.test)
         rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
-        fitted = fit_predictors(part.train, train, "benchmark", names, self.families)
-        predictors = [found.predictor for found in fitted]
-        shrinkage = shrinkage_of(fitted, part.train, train)
-        compiled = CompiledPredictors(predictors, part.test.catalog, shrinkage)
+        router = FittedRouter.fit(part.train, train, "benchmark", self.families, names)
+        predictors = router.predictors
+        compiled = router.compiled(catalog=part.test.catalog)
         estimates = compiled.estimate(test[rows])
         quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
         grid = willingness_grid(part.train.matrix("cost_usd", names))

@@ -24,7 +24,6 @@ from models.data.files import read_evaluation_set
 from models.decision.estimates import score
 from models.decision.exploration import Exploration, probabilities
 from models.learning.off_policy import LoggedVotes, evaluate_policy, resamples
-from models.predictors.compiled import CompiledPredictors
 
 VOTES: Final = 1000
 EPSILONS: Final = (0.05, 0.2, 0.5)
@@ -35,8 +34,7 @@ def study(sets: Sets, logs: int) -> list[dict[str, Any]]:
     cut = len(order) // 2
     offline = fit_offline(sets, np.sort(order[:cut]))
     stream = stream_of(sets, order[cut:])
-    predictors = [found.predictor for found in offline.fitted]
-    compiled = CompiledPredictors(predictors, offline.data.catalog, offline.shrinkage)
+    compiled = offline.router.compiled()
     estimates = compiled.estimate(stream.inputs)
     count = len(compiled.candidates)
     wtp = offline.defaults.willingness_to_pay

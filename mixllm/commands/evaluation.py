@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +23,11 @@ from mixllm.options import (
     Tuning,
     options_of,
 )
+
+if TYPE_CHECKING:
+    from models.data.evaluation_set import EvaluationSet
+    from models.encoder.inputs import QueryInputs
+    from models.evaluation.fitted_router import FittedRouter
 
 
 @app.command(
@@ -61,8 +66,8 @@ def evaluate(
     from models.evaluation.predictor_report import plot_reports
 
     options = options_of(tuning, encoder, tagger, domains, families)
-    training, test, inputs, fits = fitted(data, test_data, quarantine, options)
-    evaluation = measure(training, inputs[0], test, inputs[1], fits, beta, paper=paper)
+    router, test, test_inputs = fitted(data, test_data, quarantine, options)
+    evaluation = measure(router, test, test_inputs, beta, paper=paper)
     for path in filter(None, (out, choices, plot, plot_predictors)):
         path.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
@@ -98,22 +103,16 @@ def calibrate(
     """Find the willingness to pay for a target, and what to expect of it on unseen queries."""
     from models.data.evaluation_set import comparable
     from models.evaluation import calibration
-    from models.predictors.compiled import CompiledPredictors
-    from models.predictors.fitting import shrinkage_of
 
     options = options_of(tuning, encoder, families=families)
-    training, test, inputs, fits = fitted(data, None, quarantine, options)
-    names, kept, notes = comparable(training, test)
-    fits = [found for found in fits if found.predictor.llm in names]
-    shrinkage = shrinkage_of(fits, training, inputs[0])
-    rows = calibration.training_rows(fits, training, inputs[0], training.catalog, shrinkage)
-    defaults = calibration.calibrate(rows, quality_share, cost_share)
-    seen = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
-    compiled = CompiledPredictors([found.predictor for found in fits], training.catalog, shrinkage)
+    router, test, test_inputs = fitted(data, None, quarantine, options)
+    defaults = calibration.calibrate(router.training_rows(), quality_share, cost_share)
+    names, kept, notes = comparable(router.data, test)
+    compared = test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
     unseen = calibration.Rows(
-        compiled.estimate(inputs[1][seen]),
-        kept.matrix("quality", compiled.candidates),
-        kept.matrix("cost_usd", compiled.candidates),
+        router.compiled(names).estimate(test_inputs[compared]),
+        kept.matrix("quality", names),
+        kept.matrix("cost_usd", names),
     )
     expected = calibration.expected(unseen, defaults)
     show_notes(notes)
@@ -130,13 +129,14 @@ def calibrate(
 
 def fitted(
     data: Path, test_data: Path | None, quarantine: Path | None, given: dict[str, Any]
-) -> Any:
-    """(training set, test set, inputs of both, what was fitted on the first)."""
+) -> tuple[FittedRouter, EvaluationSet, QueryInputs]:
+    """(the router, the test set, the test queries as the router reads them)."""
     from infra.training import steps as training_steps
     from models.data.files import read_evaluation_set
     from models.encoder.onnx import encoder_digest
+    from models.evaluation.fitted_router import FittedRouter
     from models.evaluation.preconditions import check_training, training_split
-    from models.predictors.fitting import fit_predictors, steps
+    from models.predictors.fitting import steps
     from models.training_options import read_options
 
     first = read_evaluation_set(data, quarantine)
@@ -161,10 +161,8 @@ def fitted(
             inputs.append(training_steps.embed(queries, folder, settings, advance))
     digest = encoder_digest(folder)
     with progress_bar("fitting predictors", steps(options.families), "fit") as advance:
-        fits = fit_predictors(
-            training, inputs[0], digest, families=options.families, progress=advance
-        )
-    return training, test, inputs, fits
+        router = FittedRouter.fit(training, inputs[0], digest, options.families, progress=advance)
+    return router, test, inputs[1]
 
 
 def beside(quarantine: Path | None) -> Path | None:

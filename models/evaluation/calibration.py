@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from models.catalog import Catalog
-from models.data.evaluation_set import EvaluationSet
 from models.decision.estimates import DecisionDefaults, Estimates, score
-from models.encoder.inputs import QueryInputs
 from models.errors import DecisionError
 from models.evaluation.measures import QUALITY_SHARE
 from models.evaluation.willingness import willingness_grid
-from models.predictors.compiled import CompiledPredictors
-from models.predictors.fitting import Fitted
-from models.predictors.shrinkage import Shrinkage
 
-# Candidates that answered less than this share of what the best covered one did set no aim.
-NEARLY_ALL = 0.9
 DRAWS = 1000
 # Halvings between two settings of the sweep: far finer than a prediction is.
 HALVINGS = 20
@@ -46,32 +37,6 @@ class Rows:
         quality = (weights @ self.quality[lines, choice]) / (weights @ self.quality[:, best])
         cost = (weights @ self.cost[lines, choice]) / (weights @ self.cost[:, best])
         return np.stack([quality, cost], axis=-1)
-
-
-def training_rows(
-    fitted: Sequence[Fitted],
-    data: EvaluationSet,
-    inputs: QueryInputs,
-    catalog: Catalog,
-    shrinkage: Shrinkage,
-) -> Rows:
-    """Training rows as predicted by models that did not see them.
-
-    fitted: on ``data``. shrinkage: theirs. Left out: queries that the encoder's tuning learned from,
-    queries that a well-covered candidate did not answer, candidates that answered few queries.
-    """
-    names = [found.predictor.llm for found in fitted]
-    true_quality, true_cost = data.matrix("quality", names), data.matrix("cost_usd", names)
-    answered = ~np.isnan(true_quality)
-    wide = answered.mean(axis=0) >= NEARLY_ALL * answered.mean(axis=0).max()
-    rows = answered[:, wide].all(axis=1) & inputs.honest
-    quality = np.column_stack([found.quality for found in fitted])
-    tokens = np.column_stack([found.tokens for found in fitted])
-    kept = [found.predictor for found, w in zip(fitted, wide, strict=True) if w]
-    compiled = CompiledPredictors(kept, catalog)
-    shrunk = shrinkage.over(compiled.candidates, compiled.means)(quality[rows][:, wide])
-    estimates = compiled.estimate_from(inputs[rows], shrunk, tokens[rows][:, wide])
-    return Rows(estimates, true_quality[rows][:, wide], true_cost[rows][:, wide])
 
 
 def calibrate(

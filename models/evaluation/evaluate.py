@@ -22,11 +22,10 @@ from models.evaluation.baselines import (
     paper_recipe,
     tuned,
 )
+from models.evaluation.fitted_router import FittedRouter
 from models.evaluation.measures import Routed, compare
 from models.evaluation.predictor_report import PredictorReport, predictor_reports
 from models.evaluation.willingness import willingness_grid
-from models.predictors.compiled import CompiledPredictors
-from models.predictors.fitting import Fitted, shrinkage_of
 
 # Sources with fewer test queries are not measured apart.
 LEAST_OF_SOURCE: Final = 30
@@ -46,43 +45,40 @@ class Evaluation:
 
 
 def evaluate(
-    train: EvaluationSet,
-    train_inputs: QueryInputs,
+    router: FittedRouter,
     test: EvaluationSet,
     test_inputs: QueryInputs,
-    fitted: Sequence[Fitted],
     beta: float = 0.0,
     draws: int = 1000,
     seed: int = 0,
     paper: bool = False,
 ) -> Evaluation:
-    """Compare the router with every baseline; fitted: on ``train``.
+    """Compare the router with every baseline, over the candidates that can be compared.
 
     The measures know quality and cost only, so the latency penalty is off unless beta is given.
     paper: whether the paper's own recipe is among the baselines; it takes minutes to fit.
     """
+    train = router.data
     names, kept, notes = comparable(train, test)
-    reports = predictor_reports(fitted, train, test, test_inputs)
+    reports = predictor_reports(router.fitted, train, test, test_inputs)
     test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
-    by_name = {found.predictor.llm: found for found in fitted}
-    competing = [by_name[name] for name in names]
-    predictors = [found.predictor for found in competing]
-    shrinkage = shrinkage_of(competing, train, train_inputs)
-    compiled = CompiledPredictors(predictors, test.catalog, shrinkage)
+    compiled = router.compiled(names, test.catalog)
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
     train_cost = train.matrix("cost_usd", names)
     grid = willingness_grid(train_cost)
 
     estimates = compiled.estimate(test_inputs)
     picks = sweep(estimates, grid, beta)
-    guesses, sizes = baseline_guesses(train, train_inputs, names, seed, paper)
+    guesses, sizes = baseline_guesses(train, router.inputs, names, seed, paper)
     rivals = {
         name: compiled.estimate_from(test_inputs, *guess(test_inputs.embeddings))
         for name, guess in guesses.items()
     }
     constant = np.broadcast_to(np.nanmean(train_cost, axis=0), cost.shape)
     rivals["constant_cost"] = replace(estimates, cost=constant)
-    rivals["no_shrinkage"] = CompiledPredictors(predictors, test.catalog).estimate(test_inputs)
+    rivals["no_shrinkage"] = router.compiled(names, test.catalog, shrunk=False).estimate(
+        test_inputs
+    )
     best = int(np.argmax(quality.mean(axis=0)))
     routers = {
         "mixllm": outcome_of(picks, cost, quality),
@@ -106,7 +102,7 @@ def evaluate(
         "candidates": names,
         "best_single": names[best],
         "baseline_sizes": sizes,
-        "directions": len(shrinkage.over(compiled.candidates, compiled.means).slopes),
+        "directions": len(router.shrinkage.over(names, compiled.means).slopes),
         "beta": beta,
         "notes": [*train.notes, *notes],
         "predictors": [report.row for report in reports],

@@ -14,6 +14,7 @@ from models.domains.domains import Domains
 from models.encoder import onnx as encoder_module
 from models.encoder.onnx import encoder_digest
 from models.errors import ReleaseError, UnknownCandidate, nearest
+from models.evaluation.fitted_router import FittedRouter
 from models.files.release_files import read_json
 from models.predictors import predictor as predictors_module
 from models.predictors import shrinkage as shrinkage_module
@@ -26,30 +27,26 @@ from models.release.probes import PROBE_FILES, save_probes
 
 def build_release(
     folder: Path,
+    router: FittedRouter,
     domains: Domains,
-    predictors: Sequence[Predictor],
-    catalog: Catalog,
-    defaults: DecisionDefaults,
-    shrinkage: Shrinkage,
-    data: DataSource,
     probes: Sequence[str],
     notes: Sequence[str] = (),
     flagged: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Write a release folder around an encoder already at ``folder / "encoder"``.
+    """Write a router as a release folder around an encoder already at ``folder / "encoder"``.
 
-    catalog: any order; the release keeps the candidates that have a predictor.
+    The release keeps the catalog's candidates that have a predictor.
     probes: queries whose embeddings and choices are stored, to check a loaded release by.
     flagged: candidate → what its predictor was found wanting in.
     """
     digest = encoder_digest(folder / "encoder")
     domains.save(folder / "domains")
-    by_name = {p.llm: p for p in predictors}
-    catalog = catalog.subset([name for name in catalog.names if name in by_name])
-    ordered = [by_name[name] for name in catalog.names]
-    pins = {p.llm: _save_predictor(folder, p) for p in ordered}
-    shrinkage.save(folder / "shrinkage")
-    compiled = CompiledPredictors(ordered, catalog, shrinkage)
+    data, whole = router.data, router.data.catalog
+    catalog = whole.subset([name for name in whole.names if name in router.names])
+    by_name = dict(zip(router.names, router.predictors, strict=True))
+    pins = {name: _save_predictor(folder, by_name[name]) for name in catalog.names}
+    router.shrinkage.save(folder / "shrinkage")
+    compiled, defaults = router.compiled(catalog.names, catalog), router.defaults()
     save_probes(folder, compiled, defaults, probes)
     manifest = Manifest(
         encoder=pin("mixllm-encoder", folder, "encoder", digest, _encoder_files(folder)),
@@ -59,7 +56,7 @@ def build_release(
         predictors=pins,
         catalog=catalog,
         defaults=defaults,
-        data=data,
+        data=DataSource(name=data.name, digest=data.digest, queries=len(data.queries)),
         created=_now(),
         notes=tuple(notes),
         flagged=dict(flagged or {}),

@@ -10,9 +10,8 @@ from experiments.online.report import interval, online_table, summary
 from experiments.online.simulation import Offline, Scenario, Stream, simulate
 from models.data.evaluation_set import EvaluationSet
 from models.encoder.inputs import QueryInputs
-from models.encoder.onnx import encoder_digest
-from models.evaluation.calibration import choose_defaults, training_rows
-from models.predictors.fitting import Fitted, shrinkage_of
+from models.evaluation.fitted_router import FittedRouter
+from models.predictors.fitting import Fitted
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +21,18 @@ def offline(
     fitted: list[Fitted],
     encoder_folder: object,
 ) -> Offline:
-    train = split[0]
-    shrinkage = shrinkage_of(fitted, train, train_inputs)
-    rows = training_rows(fitted, train, train_inputs, train.catalog, shrinkage)
-    defaults = choose_defaults(rows).model_copy(update={"beta": 0.0})
-    digest = encoder_digest(encoder_folder)  # type: ignore[arg-type]
-    return Offline(train, train_inputs, fitted, shrinkage, defaults, digest)
+    router = FittedRouter.of(split[0], train_inputs, fitted)
+    return Offline(router, router.defaults().model_copy(update={"beta": 0.0}))
 
 
 @pytest.fixture(scope="module")
 def stream(offline: Offline) -> Stream:
     """The training queries again and again: what they do is known."""
-    names = [found.predictor.llm for found in offline.fitted]
-    rows = np.tile(np.arange(len(offline.data.queries)), 3)
+    router = offline.router
+    rows = np.tile(np.arange(len(router.data.queries)), 3)
     columns = ("quality", "cost_usd", "prompt_tokens", "response_tokens")
-    return Stream(offline.inputs[rows], *(offline.data.matrix(c, names)[rows] for c in columns))
+    matrices = (router.data.matrix(column, router.names)[rows] for column in columns)
+    return Stream(router.inputs[rows], *matrices)
 
 
 def test_the_same_seed_gives_the_same_run(offline: Offline, stream: Stream) -> None:
@@ -69,7 +65,7 @@ def test_a_candidate_that_degrades_is_left(offline: Offline, stream: Stream) -> 
 def test_graded_feedback_refits_predictors(offline: Offline, stream: Stream) -> None:
     found = simulate(offline, stream, Scenario("refined"), seed=3)
     assert found.refits > 0
-    rows = {f.predictor.llm: f.predictor.metrics["rows"] for f in offline.fitted}
+    rows = {f.predictor.llm: f.predictor.metrics["rows"] for f in offline.router.fitted}
     assert found.compiled.candidates == list(rows)
 
 

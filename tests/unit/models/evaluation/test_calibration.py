@@ -5,8 +5,9 @@ from models.data.evaluation_set import EvaluationSet
 from models.decision.estimates import DecisionDefaults
 from models.encoder.inputs import QueryInputs
 from models.errors import DecisionError
-from models.evaluation.calibration import Rows, calibrate, choose_defaults, expected, training_rows
-from models.predictors.fitting import Fitted, fit_predictors, shrinkage_of
+from models.evaluation.calibration import Rows, calibrate, choose_defaults, expected
+from models.evaluation.fitted_router import FittedRouter
+from models.predictors.fitting import Fitted, fit_predictors
 
 
 @pytest.fixture
@@ -15,8 +16,7 @@ def rows(
     train_inputs: QueryInputs,
     fitted: list[Fitted],
 ) -> Rows:
-    shrinkage = shrinkage_of(fitted, split[0], train_inputs)
-    return training_rows(fitted, split[0], train_inputs, split[0].catalog, shrinkage)
+    return FittedRouter.of(split[0], train_inputs, fitted).training_rows()
 
 
 def test_a_cost_share_is_kept_and_used(rows: Rows) -> None:
@@ -66,6 +66,5 @@ def test_a_candidate_with_few_outcomes_sets_no_aim(
     sparse = EvaluationSet(train.queries, train.outcomes[few], train.catalog)
     (nano,) = fit_predictors(sparse, train_inputs, "d", ["sim-nano"])
     refitted = [nano if found.predictor.llm == "sim-nano" else found for found in fitted]
-    shrinkage = shrinkage_of(refitted, sparse, train_inputs)
-    kept = training_rows(refitted, sparse, train_inputs, train.catalog, shrinkage)
+    kept = FittedRouter.of(sparse, train_inputs, refitted).training_rows()
     assert kept.quality.shape == (len(rows.quality), len(fitted) - 1)
