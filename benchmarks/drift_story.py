@@ -150,7 +150,7 @@ class Story:
     def __init__(self, options: argparse.Namespace, whole: EvaluationSet) -> None:
         self.options, self.whole = options, whole
         self.settings = read_settings()
-        self.registry = Registry(self.settings.registry_uri, self.settings.home / "registry")
+        self.registry = Registry.of(self.settings)
         self.stack = Stack(self.settings, say)
         self.stop = threading.Event()
         self.watcher = threading.Thread(target=self.stack.watch, args=(self.stop,), daemon=True)
@@ -484,7 +484,7 @@ def main() -> None:
                 if k.startswith("MIXLLM_")
             }
             story.settings = read_settings()
-            story.registry = Registry(story.settings.registry_uri, story.settings.home / "registry")
+            story.registry = Registry.of(story.settings)
             story.watcher.start()
             tell(story, answers, fleet)
         finally:

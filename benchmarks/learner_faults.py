@@ -114,7 +114,7 @@ def start_learner(address: str, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def champion_folder(home: Path) -> Path:
-    registry = Registry(Settings(home=home).registry_uri, home / "registry")
+    registry = Registry.of(Settings(home=home))
     version = registry.alias(CHAMPION)
     assert version is not None, "no champion in --home"
     return registry.fetch(version)

@@ -63,7 +63,7 @@ def report(
         (folder / "audit.json").write_text(json.dumps(record, indent=1) + "\n")
         plot_audit(found, folder / "domains.png")
         files = [folder / n for n in ("audit.md", "audit.json", "domains.png")]
-        return Registry(settings.registry_uri, settings.home / "registry").log_report(
+        return Registry.of(settings).log_report(
             f"tag audit of {name}", files, found.metrics, str(runtime.flow_run.get_id() or "none")
         )
 

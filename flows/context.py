@@ -30,7 +30,7 @@ class Scene:
     @classmethod
     def open(cls) -> Scene:
         settings = read_settings()
-        registry = Registry(settings.registry_uri, settings.home / "registry")
+        registry = Registry.of(settings)
         return cls(settings, registry, open_store(settings), read_rules(settings.alerts))
 
     @property
@@ -40,7 +40,7 @@ class Scene:
 
 def subject_of(settings: Settings, version: str | None = None) -> Subject:
     """The release to teach: the champion when not said. Raises NoRelease."""
-    registry = Registry(settings.registry_uri, settings.home / "registry")
+    registry = Registry.of(settings)
     folder = registry.fetch(version or registry.champion())
     manifest = read_manifest(folder)
     untaught = PolicyState.untaught(manifest.digest, compiled_release(folder))

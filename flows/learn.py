@@ -32,7 +32,7 @@ def learn_votes(settings: Settings) -> Learned:
 def learn_from_feedback() -> dict[str, Any]:
     """Teach the champion's policy state. Returns {"version", "votes", "statistics"}."""
     settings = read_settings()
-    if Registry(settings.registry_uri, settings.home / "registry").alias(CHAMPION) is None:
+    if Registry.of(settings).alias(CHAMPION) is None:
         get_run_logger().info("no release is champion yet: there is nothing to teach")
         return {"version": None, "votes": 0, "statistics": {}}
     learned = learn_votes(settings)

@@ -41,7 +41,7 @@ def settle(
     promote: make it champion if it passes, not challenger. data, moved, after_vote, alert_id: see
     ``judge_release``.
     """
-    registry = Registry(settings.registry_uri, settings.home / "registry")
+    registry = Registry.of(settings)
     champion = registry.alias(CHAMPION)
     if champion == version:
         return Settled("champion", "it is champion already")

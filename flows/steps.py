@@ -49,7 +49,7 @@ RETRIES: Final = [2, 10, 30]
 @task(name="fetch", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
 def fetch(version: str | None, settings: Settings) -> tuple[str, Path]:
     """The release to change: (version, folder); the champion when not said."""
-    registry = Registry(settings.registry_uri, settings.home / "registry")
+    registry = Registry.of(settings)
     found = version or registry.champion()
     return found, registry.fetch(found)
 
@@ -65,7 +65,7 @@ def register_change(
         (reports / "change.json").write_text(
             json.dumps({"base": base, "change": change, **metrics})
         )
-        return Registry(settings.registry_uri, settings.home / "registry").register_release(
+        return Registry.of(settings).register_release(
             folder,
             parameters={"base_release": base, "change": change},
             metrics=metrics,
@@ -189,7 +189,7 @@ def register(
         (reports / "fits.json").write_text(json.dumps(fits, indent=2))
         (reports / "predictors.md").write_text(report_text(evaluation.reports))
         plot_reports(evaluation.reports, reports / "predictors.png")
-        return Registry(settings.registry_uri, settings.home / "registry").register_release(
+        return Registry.of(settings).register_release(
             folder,
             parameters={
                 "data": results["training_set"],

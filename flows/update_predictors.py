@@ -160,7 +160,7 @@ def register_refits(
     folder: Path, base: str, refits: Sequence[Refit], report: str, settings: Settings
 ) -> str:
     """Register the changed release; returns its version."""
-    registry = Registry(settings.registry_uri, settings.home / "registry")
+    registry = Registry.of(settings)
     names = ", ".join(refit.predictor.llm for refit in refits)
     with tempfile.TemporaryDirectory() as name:
         reports = Path(name)

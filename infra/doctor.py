@@ -98,7 +98,7 @@ def registry(settings: Settings) -> str:
     from infra.registry.records import CHAMPION
     from infra.registry.registry import Registry
 
-    opened = Registry(settings.registry_uri, settings.home / "registry")
+    opened = Registry.of(settings)
     rows = opened.releases()
     return f"{opened.address}: {len(rows)} releases, champion {opened.alias(CHAMPION) or 'none'}"
 

@@ -38,7 +38,7 @@ def client_settings() -> Settings:
 def registry(settings: Settings) -> Registry:
     from infra.registry.registry import Registry
 
-    return Registry(settings.registry_uri, settings.home / "registry")
+    return Registry.of(settings)
 
 
 def point_prefect(settings: Settings) -> None:

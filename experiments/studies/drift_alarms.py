@@ -65,7 +65,7 @@ class World:
 @lru_cache(maxsize=1)
 def world(data: Path, home: Path, subject: str) -> World:
     settings = Settings(home=home)
-    registry = Registry(settings.registry_uri, home / "registry")
+    registry = Registry.of(settings)
     if registry.alias(CHAMPION) is None:
         raise SystemExit(f"{home} has no champion: benchmarks.drift_story --parts a makes one")
     folder = registry.fetch("1")

@@ -39,6 +39,7 @@ from infra.registry.records import (
     is_forced,
     verdicts_of,
 )
+from infra.settings import Settings
 from models.digest import digest_file
 from models.encoder.onnx import CARD_FILE
 from models.errors import DigestMismatch, MixLLMError, NoRelease, RegistryError, ReleaseError
@@ -61,6 +62,10 @@ class Registry:
     uri: an MLflow server's address or a database's. home: where artifacts lie when the uri is a
     local database, and where downloaded ones are kept.
     """
+
+    @classmethod
+    def of(cls, settings: Settings) -> Registry:
+        return cls(settings.registry_uri, settings.home / "registry")
 
     def __init__(self, uri: str, home: Path) -> None:
         self.uri = uri

@@ -60,7 +60,7 @@ def encoder_folder(
     cent just done. Raises NoRelease for ``reuse`` before anything was promoted.
     """
     if options.encoder == "reuse":
-        registry = Registry(settings.registry_uri, settings.home / "registry")
+        registry = Registry.of(settings)
         version = registry.alias(CHAMPION)
         if version is None:
             raise NoRelease("no release is champion yet, so there is no encoder to reuse")

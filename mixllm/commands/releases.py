@@ -94,9 +94,7 @@ def promote(
     if force:
         opened.force(version)
         standing = standing_verdict(opened, version)
-        reason = (
-            f"forced, whatever its gate says ({standing['reason'] if standing else 'no verdict'})"
-        )
+        reason = f"gate skipped ({standing['reason'] if standing else 'no verdict'})"
     elif champion != version:
         standing = standing_verdict(opened, version)
         if standing is not None and (data is None or judged_by(standing, data)):

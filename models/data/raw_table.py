@@ -280,7 +280,7 @@ def check_columns(names: Sequence[str]) -> None:
     for number, name in enumerate(names, start=1):
         if name in seen:
             raise UnusableFile(
-                f"the column {name!r} is there twice (columns {seen[name]} and {number}); keep one"
+                f"the column {name!r} is duplicated (columns {seen[name]} and {number}); keep one"
             )
         seen[name] = number
 

@@ -114,7 +114,7 @@ def report_of(
     within = (1 / (TOLERATED_LENGTH + slack), TOLERATED_LENGTH + slack)
     flags = []
     if skill < skill_threshold:
-        flags.append("quality foreseen worse than by its mean")
+        flags.append("predicts quality worse than its mean does")
     if error > allowed:
         flags.append("quality not calibrated")
     if not within[0] <= ratio <= within[1]:

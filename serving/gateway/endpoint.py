@@ -179,7 +179,7 @@ class Endpoint:
         if self.spec.requests_per_minute is not None and not self._limiter.hit(
             self._rate, self.name
         ):
-            raise UpstreamError("busy", f"{self.name} has had its requests of this minute")
+            raise UpstreamError("busy", f"{self.name} is at its per-minute limit")
         headers = {**self.headers(), **trace}
         await self._enter()
         now = time.monotonic()

@@ -126,7 +126,7 @@ class Champion:
             self._wake.clear()
             self._read_catalog()
             try:
-                registry = registry or Registry(self.settings.registry_uri, self._home)
+                registry = registry or Registry.of(self.settings)
                 self.poll(registry)
             except Exception as error:  # whatever the registry does, the running release answers
                 self._note(f"registry: {short(error)}")

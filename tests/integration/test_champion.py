@@ -90,7 +90,7 @@ def scene(registered: Path, tmp_path: Path) -> Scene:
     home.mkdir()
     shutil.copy(registered / "mlflow.db", home / "mlflow.db")
     settings = Settings(home=home, poll_seconds=0.05)
-    registry = Registry(settings.registry_uri, home / "registry")
+    registry = Registry.of(settings)
     return Scene(registry, champion_of(settings))
 
 

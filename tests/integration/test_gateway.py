@@ -497,7 +497,7 @@ def test_the_catalog_is_read_again_and_its_rates_are_kept(running: Running) -> N
     try:
         wait_for(lambda: running.chat(model="sim-nano").status_code == 429, 20)
         refused = running.chat(model="sim-nano").json()["error"]
-        assert "has had its requests of this minute" in refused["message"]
+        assert "is at its per-minute limit" in refused["message"]
         cheap = running.chat(mixllm={"willingness_to_pay": 1e-9}).json()["mixllm"]
         assert cheap["llm"] != "sim-nano", "who has no request left is not chosen"
         path.write_text("llms: [")

@@ -72,7 +72,7 @@ def test_a_forced_one_is_and_the_last_line_says_so(
     releases.promote("2", force=True)
     assert registry.alias(CHAMPION) == "2"
     assert last_line(capsys) == (
-        "release 2 is champion; forced, whatever its gate says (refused; fails: memory, MiB)"
+        "release 2 is champion; gate skipped (refused; fails: memory, MiB)"
     )
     assert registry.refused("2") is None
     releases.releases()

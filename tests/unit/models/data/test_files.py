@@ -173,7 +173,7 @@ def test_every_unknown_llm_is_named_with_the_nearest(tmp_path: Path) -> None:
             "'quality' is missing; did you mean 'qualty'",
         ),
         (outcomes_of([1]).replace("llm", "LLM"), "'llm' is missing; did you mean 'LLM'"),
-        (outcomes_of([1]).replace("llm", "quality"), "the column 'quality' is there twice"),
+        (outcomes_of([1]).replace("llm", "quality"), "the column 'quality' is duplicated"),
     ],
 )
 def test_a_table_that_is_not_one(text: str, message: str, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ UNUSABLE = {
         (b"\n \n", "is empty"),
         (b"a,b\n1,\xe9\n", r"line 2: byte 0xe9 is not UTF-8"),
         (b"a,b\n" * 9000 + b"1,\xe9\n", r"line 9001: byte 0xe9 is not UTF-8"),
-        (b"a,b,a\n1,2,3\n", r"the column 'a' is there twice \(columns 1 and 3\)"),
+        (b"a,b,a\n1,2,3\n", r"the column 'a' is duplicated \(columns 1 and 3\)"),
         (b'a,b\n1,2\n1,"x\n3,4\n', "line 3: the row that starts here opens a quote"),
         (b'a,b\n1,"x"y\n', "line 2: a quoted cell goes on after its closing quote"),
         (gzip.compress(b"a,b\n", mtime=0), "is gzip-compressed; add .gz"),
