@@ -96,7 +96,7 @@ def read_parts(settings: Settings) -> dict[str, Part]:
         "service": (settings.service_url, f"{settings.service_url}/livez"),
         "mlflow": (mlflow, f"{mlflow}/health"),
         "prefect": (prefect, f"{prefect}/health"),
-        "evidently": (evidently, f"{evidently}/"),
+        "evidently": (evidently, f"{evidently}/api/version"),
     }
     return {
         name: Part(address, address.startswith("http") and answers(url))

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Engine, delete, func, select, text
+from sqlalchemy import ColumnElement, Engine, delete, func, select
 
 from infra.registry.records import ALIASES
 from infra.registry.registry import Registry
@@ -17,6 +17,7 @@ from monitoring.drift.report import whole_page
 from monitoring.store.answers import month_start
 from monitoring.store.audit import note
 from monitoring.store.feedback import INSERT_LOCK
+from monitoring.store.locks import take_lock
 from monitoring.store.tables import (
     answers,
     decisions,
@@ -102,8 +103,7 @@ def remove(engine: Engine, table: Any, where: ColumnElement[bool], dry: bool) ->
         batch = select(key).where(where).limit(BATCH)
         with engine.begin() as connection:
             if table is decisions:  # no vote on one of them may be on its way into the log
-                lock = text("SELECT pg_advisory_xact_lock(:lock)")
-                connection.execute(lock, {"lock": INSERT_LOCK})
+                take_lock(connection, INSERT_LOCK)
             count = connection.execute(delete(table).where(key.in_(batch))).rowcount
         gone += count
         if count < BATCH:

@@ -35,6 +35,7 @@ from serving.gateway.completion import Job
 from serving.gateway.echo import Echoes
 from serving.gateway.gateway import Gateway
 from serving.lookups import Lookups
+from serving.polling import Poller
 from serving.recent import MAX_ROWS, Recent
 from serving.routing.challenger import Challenger
 from serving.routing.champion import Champion
@@ -76,8 +77,7 @@ class ServiceState:
         self._engine: Engine | None = None
         self._engine_lock = threading.Lock()
         self._recent = Recent()
-        self._stop = threading.Event()
-        self._gauges = threading.Thread(target=self._show_queues, name="gauges", daemon=True)
+        self._gauges = Poller("gauges", self._show_queues)
 
     def start(self) -> None:
         # What a killed process left can be voted on before Postgres has it.
@@ -103,7 +103,7 @@ class ServiceState:
         return rows
 
     def stop(self) -> None:
-        self._stop.set()
+        self._gauges.stop()
         self.champion.stop()
         self.challenger.stop()
         self.policy.stop()
@@ -288,16 +288,16 @@ class ServiceState:
         row = self.decisions.find("id", name)
         return row, self.answers.find("decision_id", name) if row is not None else None
 
-    def _show_queues(self) -> None:
+    def _show_queues(self) -> float:
         """Keep the gauges up to date; not on the request's path, where each costs its share."""
-        while not self._stop.wait(GAUGE_SECONDS):
-            for name, journal in self.journals.items():
-                metrics.unwritten.labels(name).set(journal.waiting)
-                metrics.dead_letters.labels(name).set(journal.dead_letters.count())
-            now, endpoints = time.monotonic(), self.gateway.endpoints
-            waiting = self.tracker.delays(list(endpoints), now).waiting.tolist()
-            for (name, endpoint), seconds in zip(endpoints.items(), waiting, strict=True):
-                state = endpoint.breaker.state(now)
-                metrics.breaker.labels(name).set({"closed": 0.0, "half-open": 0.5}.get(state, 1.0))
-                metrics.waiting_seconds.labels(name).set(seconds)
-                metrics.in_flight.labels(name).set(self.tracker.in_flight(name))
+        for name, journal in self.journals.items():
+            metrics.unwritten.labels(name).set(journal.waiting)
+            metrics.dead_letters.labels(name).set(journal.dead_letters.count())
+        now, endpoints = time.monotonic(), self.gateway.endpoints
+        waiting = self.tracker.delays(list(endpoints), now).waiting.tolist()
+        for (name, endpoint), seconds in zip(endpoints.items(), waiting, strict=True):
+            state = endpoint.breaker.state(now)
+            metrics.breaker.labels(name).set({"closed": 0.0, "half-open": 0.5}.get(state, 1.0))
+            metrics.waiting_seconds.labels(name).set(seconds)
+            metrics.in_flight.labels(name).set(self.tracker.in_flight(name))
+        return GAUGE_SECONDS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy import Connection, Engine, insert, select, update
 
 from models.drift.alerts import Rules, raised
 from models.drift.signals import Signal, find_signals
@@ -25,6 +25,7 @@ from monitoring.drift.window_rows import (
     span,
 )
 from monitoring.learning.policy_states import list_states
+from monitoring.store.locks import take_lock
 from monitoring.store.tables import alerts, drift_windows
 
 DRIFT_LOCK: Final = 77_202_514
@@ -73,7 +74,7 @@ def check_drift(
     """
     release = manifest.digest
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DRIFT_LOCK})
+        take_lock(connection, DRIFT_LOCK)
         first = first_span(connection, release, sizes.reference)
         if first is None:
             have = count_of(connection, release, sizes.reference)
@@ -163,7 +164,7 @@ def check_canary(
     champion: its release's digest.
     """
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DRIFT_LOCK})
+        take_lock(connection, DRIFT_LOCK)
         past = read_past(connection, manifest.digest)
         after = past[-1]["upto"] if past else 0
         found = span(connection, manifest.digest, after)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import Connection, Double, Engine, Select, case, cast, func, select, text
+from sqlalchemy import Connection, Double, Engine, Select, case, cast, func, select
 
 from models.errors import StoreError
 from models.learning.policy_state import PolicyState, Vote
@@ -25,6 +25,7 @@ from monitoring.learning.policy_states import (
     write_state,
 )
 from monitoring.store.feedback import reward_of
+from monitoring.store.locks import try_lock
 from monitoring.store.releases import Parts, known_releases
 from monitoring.store.tables import decisions, feedback
 
@@ -75,7 +76,7 @@ def learn(
 
 def _learn_batch(engine: Engine, subject: Subject, batch: int) -> Learned:
     with engine.begin() as connection:
-        take_lock(connection)
+        take_turn(connection)
         stored = newest_state(connection, subject.untaught.release)
         state = stored.state if stored else subject.untaught.copy()
         votes = replay(connection, subject, state, batch)
@@ -90,7 +91,7 @@ def rebuild(engine: Engine, subject: Subject, progress: Progress = None) -> tupl
     Returns it, and whether it is byte for byte the one that was served. Raises Busy.
     """
     with engine.begin() as connection:
-        take_lock(connection)
+        take_turn(connection)
         stored = newest_state(connection, subject.untaught.release)
         state, votes = subject.untaught.copy(), 0
         upto = stored.state.cursor if stored else None
@@ -109,7 +110,7 @@ def roll_back(engine: Engine, version: int, reason: str) -> int:
     Returns the version of the state made. Raises StoreError, PolicyError, Busy.
     """
     with engine.begin() as connection:
-        take_lock(connection)
+        take_turn(connection)
         state = state_of(connection, version)
         newest = newest_state(connection, state.release)
         after = state.cursor
@@ -130,17 +131,14 @@ def roll_back(engine: Engine, version: int, reason: str) -> int:
 def leave_out(engine: Engine, voter: str, reason: str) -> None:
     """A voter's votes so far teach nothing any more; ``rebuild`` makes it so. Raises Busy."""
     with engine.begin() as connection:
-        take_lock(connection)
+        take_turn(connection)
         last = connection.execute(select(func.max(feedback.c.position))).scalar_one()
         add_skip(connection, 0, int(last or 0), reason, voter=voter)
 
 
-def take_lock(connection: Connection) -> None:
-    """Until the transaction ends. Raises Busy."""
-    taken = connection.execute(
-        text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LEARNER_LOCK}
-    ).scalar_one()
-    if not taken:
+def take_turn(connection: Connection) -> None:
+    """Hold the learner's lock until the transaction ends. Raises Busy."""
+    if not try_lock(connection, LEARNER_LOCK):
         raise Busy
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, func, insert, select, text
+from sqlalchemy import Connection, Engine, func, insert, select
 
+from monitoring.store.locks import take_lock
 from monitoring.store.rows import typed
 from monitoring.store.tables import feedback
 
@@ -29,7 +30,7 @@ def insert_feedback(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     """Write votes in one transaction. A vote that is there already stays as it is; one that says what
     its source's last one said adds nothing; any other corrects that one."""
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": INSERT_LOCK})
+        take_lock(connection, INSERT_LOCK)
         known, last = _there_already(connection, rows)
         fresh = []
         for row in rows:

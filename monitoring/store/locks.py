@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 log = logging.getLogger("mixllm.locks")
 
@@ -24,3 +24,14 @@ def exclusive(engine: Engine, name: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key)
+
+
+def take_lock(connection: Connection, number: int) -> None:
+    """Hold a numbered lock until the transaction ends; waits for whoever holds it."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": number})
+
+
+def try_lock(connection: Connection, number: int) -> bool:
+    """Hold a numbered lock until the transaction ends, if nobody else does; whether it is ours."""
+    ask = text("SELECT pg_try_advisory_xact_lock(:lock)")
+    return bool(connection.execute(ask, {"lock": number}).scalar_one())

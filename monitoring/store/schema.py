@@ -9,11 +9,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from infra.database import connect, database_address
 from infra.settings import Settings
 from models.errors import StoreError
+from monitoring.store.locks import take_lock
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Two processes that start at once must not both migrate: any number will do, as long as it stays.
@@ -56,7 +57,7 @@ def migrate(engine: Engine, revision: str = "head") -> None:
     """
     config = configuration()
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        take_lock(connection, LOCK)
         found = MigrationContext.configure(connection).get_current_revision()
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
         if found is not None and found not in known:

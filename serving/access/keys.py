@@ -28,6 +28,7 @@ from monitoring.store.answers import charged, month_start, spent_this_month
 from monitoring.store.keys import SCOPES, Access, ApiKey, hash_key, read_access
 from serving.access.budgets import Budgets
 from serving.access.key_copy import FILE, KeyCopy, Unreadable, read_copy, write_copy
+from serving.polling import Poller
 from serving.refusals import Refused
 
 log = logging.getLogger("mixllm.keys")
@@ -57,8 +58,7 @@ class KeyRing:
         self._lock = threading.Lock()
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._looked = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keys", daemon=True)
+        self._poller = Poller("keys", self._look)
         self._root = None
         if settings.api_key is not None:
             digest = hash_key(settings.api_key.get_secret_value())
@@ -70,7 +70,7 @@ class KeyRing:
         unwritten: answers that may not be in Postgres yet.
         """
         self._read_copy(unwritten)
-        self._thread.start()
+        self._poller.start()
         self._looked.wait(START_SECONDS)
         with self._lock:
             if self._access is None and self._copy is not None:
@@ -78,8 +78,7 @@ class KeyRing:
                 self._take(Access(self._copy.keys, self._copy.keys_required, self._copy.unusable))
 
     def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
+        self._poller.stop()
         self._write_copy()
 
     def admit(self, headers: Mapping[str, str], scope: str) -> str | None:
@@ -164,19 +163,18 @@ class KeyRing:
         with self._lock:
             return next((key for key in self._keys.values() if key.id == identity), None)
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._refresh()
-            except Exception as error:  # the keys known so far stay valid
-                wrong = isinstance(error, ProgrammingError)
-                self._database_doubt = (
-                    "Postgres does not show them" if wrong else "Postgres does not answer"
-                )
-                log.warning("keys: %s", str(error).partition("\n")[0])
-            self._looked.set()
-            self._write_copy()
-            self._stop.wait(self.settings.poll_seconds)
+    def _look(self) -> float:
+        try:
+            self._refresh()
+        except Exception as error:  # the keys known so far stay valid
+            wrong = isinstance(error, ProgrammingError)
+            self._database_doubt = (
+                "Postgres does not show them" if wrong else "Postgres does not answer"
+            )
+            log.warning("keys: %s", str(error).partition("\n")[0])
+        self._looked.set()
+        self._write_copy()
+        return self.settings.poll_seconds
 
     def _refresh(self) -> None:
         engine = self._engine()

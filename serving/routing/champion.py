@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from models.errors import MixLLMError, RegistryError, ReleaseError
 from models.release.manifest import Manifest, read_manifest
 from models.release.release import Release
 from serving import metrics
+from serving.polling import Poller
 
 if TYPE_CHECKING:
     from infra.registry.registry import Registry
@@ -84,9 +84,8 @@ class Champion:
         self._home = settings.home / "registry"
         self._failed: dict[str, float] = {}
         self._catalog_written = 0
-        self._stop = threading.Event()
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="champion", daemon=True)
+        self._registry: Registry | None = None
+        self._poller = Poller("champion", self._look)
 
     def start(self) -> None:
         """Load the release of the last run from disk, if any, then follow the registry."""
@@ -96,7 +95,7 @@ class Champion:
             self._load_from_disk()
         except Exception as error:  # whatever lies there, the registry has another copy
             self._note(f"the release of the last run is not loaded: {error}")
-        self._thread.start()
+        self._poller.start()
 
     def _load_from_disk(self) -> None:
         marker = self._home / CURRENT_FILE
@@ -109,28 +108,23 @@ class Champion:
         self._answer_with(self._checked(version, folder, "disk"))
 
     def stop(self) -> None:
-        self._stop.set()
-        self._wake.set()
-        self._thread.join(timeout=10)
+        self._poller.stop()
 
     def refresh(self) -> None:
         """Ask the registry now rather than at the next poll."""
-        self._wake.set()
+        self._poller.wake()
 
-    def _run(self) -> None:
+    def _look(self) -> float:
         # MLflow takes seconds to import: not on the way to the first answer.
         from infra.registry.registry import Registry
 
-        registry: Registry | None = None
-        while not self._stop.is_set():
-            self._wake.clear()
-            self._read_catalog()
-            try:
-                registry = registry or Registry.of(self.settings)
-                self.poll(registry)
-            except Exception as error:  # whatever the registry does, the running release answers
-                self._note(f"registry: {short(error)}")
-            self._wake.wait(self.settings.poll_seconds)
+        self._read_catalog()
+        try:
+            self._registry = self._registry or Registry.of(self.settings)
+            self.poll(self._registry)
+        except Exception as error:  # whatever the registry does, the running release answers
+            self._note(f"registry: {short(error)}")
+        return self.settings.poll_seconds
 
     def poll(self, registry: Registry) -> None:
         """Ask the registry once: who is disabled, who is champion, and what the followers follow."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from models.learning.policy_state import PolicyState, state_digest
 from monitoring.learning.learner import newest_good
 from monitoring.learning.policy_states import Stored, newest_mark
 from serving import metrics
+from serving.polling import Poller
 from serving.routing.champion import Champion
 
 log = logging.getLogger("mixllm.policy")
@@ -41,30 +41,23 @@ class PolicyFollower:
         self._engine = engine
         self._stored: Stored | None = None
         self._folder = settings.home / FOLDER
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="policy", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join(timeout=10)
+        self._poller = Poller("policy", self._look)
+        self.start, self.stop = self._poller.start, self._poller.stop
 
     def of(self, release: str) -> Stored | None:
         """The state to decide by, with the release of this digest."""
         stored = self._stored
         return stored if stored is not None and stored.state.release == release else None
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            running = self.champion.running
-            if running is not None:
-                try:
-                    self._follow(running.release.digest, running.release.candidates)
-                except Exception as error:  # Postgres is away: the state at hand stays
-                    log.warning("policy: %s", str(error).partition("\n")[0])
-            self._stop.wait(self.settings.policy_seconds if running else 0.2)
+    def _look(self) -> float:
+        running = self.champion.running
+        if running is None:
+            return 0.2
+        try:
+            self._follow(running.release.digest, running.release.candidates)
+        except Exception as error:  # Postgres is away: the state at hand stays
+            log.warning("policy: %s", str(error).partition("\n")[0])
+        return self.settings.policy_seconds
 
     def _follow(self, release: str, candidates: list[str]) -> None:
         now = self.of(release) or self._from_disk(release, candidates)

@@ -25,7 +25,7 @@ from monitoring.learning.learner import (
     newest_good,
     rebuild,
     roll_back,
-    take_lock,
+    take_turn,
 )
 from monitoring.learning.policy_states import list_states, newest_mark
 from monitoring.store.decisions import insert_decisions
@@ -73,7 +73,7 @@ def test_two_learners_cannot_both_write(engine: Engine, release: Release) -> Non
     fill(engine, release, 10)
     subject = subject_of(release)
     with engine.begin() as connection:
-        take_lock(connection)
+        take_turn(connection)
         with pytest.raises(Busy):
             learn(engine, subject)
         with pytest.raises(Busy):
