@@ -64,7 +64,7 @@ def test_a_bias_is_flagged_with_where_and_what_to_do(
 
 
 def test_noise_and_lengths_are_flagged(fitted: list[Fitted], rng: np.random.Generator) -> None:
-    assert "worse than by its mean" in made_up(fitted[0], rng, noise=0.6).flags[0]
+    assert "worse than its mean does" in made_up(fitted[0], rng, noise=0.6).flags[0]
     assert made_up(fitted[0], rng, longer=2.0).flags == ("response length overestimated",)
     assert made_up(fitted[0], rng, longer=0.5).flags == ("response length underestimated",)
 
