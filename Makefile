@@ -66,7 +66,7 @@ DATA ?= ../shared/data
 bench-routing: setup
 	for name in zeroeval mmlu_pro; do \
 		$(BIN)/mixllm evaluate --data $(DATA)/$$name --paper --out benchmarks/results/$$name.json \
-			--choices /dev/null --plot benchmarks/results/$$name.png || exit 1; \
+			--choices /dev/null --plot docs/plots/$$name.png || exit 1; \
 	done
 	$(BIN)/python -m benchmarks.readme_tables
 

@@ -1,4 +1,4 @@
-"""Write the README's measured tables from ``benchmarks/results``.
+"""Write the measured tables of the README and of docs/results.md from ``benchmarks/results``.
 
     python -m benchmarks.readme_tables
 
@@ -28,6 +28,45 @@ ROUTERS: Final = {
     "zero": "zero",
     "oracle": "oracle",
 }
+# Label, router, measure.
+HEADLINE: Final = (
+    ("**AIQ of MixLLM**", "mixllm", "aiq"),
+    ("AIQ of tuned kNN", "tuned_knn", "aiq"),
+    ("AIQ of the paper's recipe", "paper_recipe", "aiq"),
+    ("AIQ of the best single LLM", "best_single", "aiq"),
+    ("AIQ of mixing single LLMs at will", "zero", "aiq"),
+    ("AIQ of an oracle", "oracle", "aiq"),
+    (
+        "cost of 97.25 % of the best single LLM's quality, as a share of its cost",
+        "mixllm",
+        "cost_at_97.25%_quality",
+    ),
+    (
+        "quality at 24.18 % of the best single LLM's cost, as a share of its quality",
+        "mixllm",
+        "quality_at_24.18%_cost",
+    ),
+)
+
+
+def headline() -> str:
+    """The README's table: the main measures of both sets, without intervals."""
+    results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SETS}
+    titles = [f"{name}, {len(result['candidates'])} LLMs" for name, result in results.items()]
+    lines = [f"| | {' | '.join(titles)} |", "| --- " * (1 + len(titles)) + "|"]
+    for label, router, key in HEADLINE:
+        cells = [result["measures"][router][key]["value"] for result in results.values()]
+        lines.append(
+            f"| {label} | {' | '.join(plain(value, share=key != 'aiq') for value in cells)} |"
+        )
+    return "\n".join(lines)
+
+
+def plain(value: float | None, *, share: bool) -> str:
+    """A measure without its interval; a dash where the value is never reached."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f} %" if share else f"{value:.3f}"
 
 
 def routing(name: str) -> str:
@@ -49,7 +88,7 @@ def routing(name: str) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\nNote: {note}." for note in results["notes"]]
     lines += ["", *sources(results)]
-    return "\n".join([*lines, "", f"![cost–quality curves](benchmarks/results/{name}.png)"])
+    return "\n".join([*lines, "", f"![cost–quality curves](plots/{name}.png)"])
 
 
 def sources(results: dict[str, Any]) -> list[str]:
@@ -145,23 +184,30 @@ def rate_of(row: dict[str, Any]) -> str:
     return f"{row['per_second'][0]:.0f} to {row['per_second'][-1]:.0f}"
 
 
-def main() -> None:
-    path = ROOT / "README.md"
+def fill(path: Path, tables: dict[str, str]) -> None:
+    """Replace what stands between the marks in a file by the tables, by mark."""
     text = path.read_text()
-    tables = {
-        "routing": "\n\n".join(map(routing, SETS)),
-        "one pass": one_pass(),
-        "serving": serving(),
-        "load": load(),
-    }
     for mark, table in tables.items():
         start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-        before, found, rest = text.partition(start)
-        _, closed, after = rest.partition(end)
-        if not found or not closed:
-            raise SystemExit(f"README.md lacks the marks {start} and {end}")
+        before, opening, rest = text.partition(start)
+        _, closing, after = rest.partition(end)
+        if not opening or not closing:
+            raise SystemExit(f"{path.relative_to(ROOT)} lacks the marks {start} and {end}")
         text = f"{before}{start}\n{table}\n{end}{after}"
     path.write_text(text)
+
+
+def main() -> None:
+    fill(ROOT / "README.md", {"headline": headline()})
+    fill(
+        ROOT / "docs" / "results.md",
+        {
+            "routing": "\n\n".join(map(routing, SETS)),
+            "one pass": one_pass(),
+            "serving": serving(),
+            "load": load(),
+        },
+    )
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=Path(".demo"))
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/soak.json"))
-    parser.add_argument("--plot", type=Path, default=Path("benchmarks/results/soak.png"))
+    parser.add_argument("--plot", type=Path, default=Path("docs/plots/soak.png"))
     arguments = parser.parse_args()
     result = run(arguments.home.resolve(), arguments.minutes, {})
     arguments.out.write_text(json.dumps(result) + "\n")
