@@ -16,7 +16,10 @@ from typer.core import TyperArgument, TyperGroup, TyperOption
 from mixllm.cli import app
 
 ROOT = Path(__file__).parents[3]
-GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 PAGES = [*GUIDES, *(ROOT / f"{name}.md" for name in ("CHANGELOG", "SECURITY"))]
 ROOMS = "benchmarks|experiments|flows|infra|mixllm|models|monitoring|serving|tests"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
