@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 # Without compiled modules on the disk every process compiles the libraries anew: half a minute each.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: setup demo up test lint format lock bench bench-routing story clean
+.PHONY: setup demo up test lint format docs lock bench bench-routing story clean
 
 setup: $(VENV)/.ready
 
@@ -43,6 +43,11 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation site, into build/site; a broken link or anchor fails it.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html, or, to search it, python -m http.server --directory build/site"
 
 # New versions of everything; prove them with make lint test demo before committing.
 # The line of torch goes first: pinned without its build, it would bring the CUDA packages along.
