@@ -32,6 +32,8 @@ from mixllm.commands import (  # noqa: F401
 )
 # isort: on
 
+__all__ = ["app", "main"]
+
 
 def main() -> None:
     """Run a command; an error that the user can fix is one line on standard error and exit code 2."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 import numpy as np
 import pytest
 from aiohttp import web
+from pydantic import SecretStr
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
@@ -62,7 +62,7 @@ class Service:
     fleet: UsageFleet
     folders: list[Path]
 
-    def chat(self, content: Any = QUESTION, **body: Any) -> httpx.Response:
+    def chat(self, content: Any = QUESTION, **body: Any) -> Any:
         body = {"model": "mixllm", "messages": [{"role": "user", "content": content}], **body}
         return self.http.post("/v1/chat/completions", json=body)
 
@@ -74,7 +74,7 @@ class Service:
 
 def able(entry: Candidate, factor: float) -> Candidate:
     """An entry with this test's abilities and prices."""
-    abilities = ("images", "tools") if entry.name in SEES else ()
+    abilities: tuple[str, ...] = ("images", "tools") if entry.name in SEES else ()
     abilities += ("audio",) if entry.name == HEARS else ()
     prices = {
         "input_price": factor * entry.input_price,
@@ -127,8 +127,11 @@ def service(
         )
         (home / "catalog.yaml").write_text(machine.dump_yaml())
         settings = Settings(
-            home=home, database_url=database, catalog=home / "catalog.yaml", poll_seconds=3600
-        )  # type: ignore[call-arg]
+            home=home,
+            database_url=SecretStr(database),
+            catalog=home / "catalog.yaml",
+            poll_seconds=3600,
+        )
         state = ServiceState(settings)
         state.start()
         answer_with(state, "1", folders[0])

@@ -138,8 +138,9 @@ def test_a_large_window_is_sampled_alike_each_time(
     monkeypatch.setattr("monitoring.drift.window_rows.MOST_ROWS", 60)
     send(300)
     with engine.connect() as connection:
-        found = span(connection, release.digest, 0)
-        one, again = (read_window(connection, found, release.manifest.catalog) for _ in range(2))
+        first = span(connection, release.digest, 0)
+        assert first is not None
+        one, again = (read_window(connection, first, release.manifest.catalog) for _ in range(2))
     assert one.total == 300
     assert 30 <= len(one) <= 100
     assert one.rows.equals(again.rows)
@@ -151,11 +152,11 @@ def test_corrected_votes_count_as_corrected(engine: Engine, release: Release, se
     insert_feedback(engine, [vote(row, satisfied=False, source="u")])
     insert_feedback(engine, [vote(row, satisfied=True, source="v")])
     with engine.connect() as connection:
-        found = read_window(
-            connection, first_span(connection, release.digest, 1), release.manifest.catalog
-        )
-    assert found.rows["reward"].tolist() == [0.5]
-    assert found.votes == 0, "the votes came after the stretch"
+        first = first_span(connection, release.digest, 1)
+        assert first is not None
+        window = read_window(connection, first, release.manifest.catalog)
+    assert window.rows["reward"].tolist() == [0.5]
+    assert window.votes == 0, "the votes came after the stretch"
 
 
 def test_the_votes_since_a_decision(engine: Engine, release: Release, send: Send) -> None:
@@ -179,8 +180,9 @@ def test_a_canary_is_held_against_the_champion_meanwhile(
     for _ in range(4):
         send(40)
         send(40, worse=0.5, release_digest=canary.digest)
-    found = check_canary(engine, canary.manifest, "2", release.digest, RULES, SIZES)
-    assert {s.alert for s in found.alerts.values()} == {"predictor-drift"}
+    checked = check_canary(engine, canary.manifest, "2", release.digest, RULES, SIZES)
+    assert checked.alerts is not None
+    assert {s.alert for s in checked.alerts.values()} == {"predictor-drift"}
     assert list_alerts(engine)[0]["release_version"] == "2"
 
 

@@ -1,6 +1,7 @@
 """The report's page, from ten rows to many, whatever is missing."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,18 +16,18 @@ RULES = read_rules(None)
 REFERENCE = window(seed=1, count=1000)
 
 
-def written(tmp_path: Path, now: Window, reference: Window = REFERENCE, **more: object) -> str:
+def written(tmp_path: Path, now: Window, reference: Window = REFERENCE, **more: Any) -> str:
     signals = find_signals(reference, now, now)
     page = Page("Release 1, window 3", reference, now, signals, {}, [], RULES, **more)
     write_report(page, tmp_path / "drift" / "window.html", tmp_path / "evidently")
     (snapshot,) = (tmp_path / "evidently").glob("*/snapshots/*.json")
     assert snapshot.stat().st_size > 0
-    page = (tmp_path / "drift" / "window.html").read_text()
+    short = (tmp_path / "drift" / "window.html").read_text()
     whole = (tmp_path / "drift" / "window-evidently.html").read_text()
-    assert len(page) < 1_000_000 < len(whole)
+    assert len(short) < 1_000_000 < len(whole)
     assert "Evidently: every column" in whole
-    assert "window-evidently.html" in page
-    return page + whole
+    assert "window-evidently.html" in short
+    return short + whole
 
 
 def test_it_says_what_moved_since_when_and_what_to_do(tmp_path: Path) -> None:

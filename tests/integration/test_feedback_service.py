@@ -201,12 +201,13 @@ def test_no_json_makes_feedback_fail(service: Service) -> None:
     assert len(answer.json()["refused"]) == len(lines) + 1
     kind = {"content-type": "application/json"}
     vote = {"decision_id": decision, "satisfied": True}
-    for path, body, fields in (
+    bodies: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
         ("/v1/feedback", vote, ("quality", "seconds", "prompt_tokens", "source", "comment")),
         ("/v1/feedback/batch", {"feedback": [vote]}, ("feedback",)),
         ("/v1/observations", {**vote, "seconds": 1.0}, ("seconds", "response_tokens", "failed")),
         ("/v1/route", {"query": QUERY}, ("beta", "max_cost", "switching_cost", "exploration")),
-    ):
+    )
+    for path, fields_of, fields in bodies:
         for field in fields:
             for value in (
                 *ODD_NUMBERS,
@@ -214,7 +215,7 @@ def test_no_json_makes_feedback_fail(service: Service) -> None:
                 "[" * 5000,
                 f'{{"\\ud800": {ODD_NUMBERS[0]}}}',
             ):
-                rest = {key: kept for key, kept in body.items() if key != field}
+                rest = {key: kept for key, kept in fields_of.items() if key != field}
                 sent = f'{json.dumps(rest)[:-1]}{", " if rest else ""}"{field}": {value}}}'
                 response = service.client.post(path, content=sent, headers=kind)
                 assert response.status_code < 500, (path, field, value[:20])

@@ -6,7 +6,9 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -42,11 +44,15 @@ class Servers:
         return httpx.Client(base_url=url, auth=auth, timeout=30)
 
 
+def is_up(address: str) -> bool:
+    return httpx.get(address).is_success
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     home = tmp_path_factory.mktemp("guarded") / "home"
     names = ("mlflow", "prefect", "evidently")
-    ports = {f"{name}_port": free_loopback_port() for name in names}
+    ports: Any = {f"{name}_port": free_loopback_port() for name in names}
     parts = local_parts(Settings(home=home, **ports), "postgresql://nobody@127.0.0.1/none")
     Workspace.create(str(home / "evidently")).create_project("kept")
     started = []
@@ -60,7 +66,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
             started.append(child)
     by_name = {part.name: part for part in parts}
     for name in names:
-        wait_for(lambda name=name: httpx.get(by_name[name].health or "").is_success, 120)
+        wait_for(partial(is_up, by_name[name].health or ""), 120)
     yield Servers(home, read_credentials(home), by_name)
     for child in started:
         kill(child)
@@ -131,7 +137,7 @@ def test_a_web_page_cannot_change_what_a_deployment_runs(servers: Servers) -> No
 def test_websockets_are_for_its_own_pages_and_the_login(servers: Servers, path: str) -> None:
     url = f"{servers.parts['prefect'].url}{path}".replace("http", "ws", 1)
 
-    async def greeting(token: str, **options: str) -> str:
+    async def greeting(token: str, **options: Any) -> str:
         protocols = [websockets.Subprotocol("prefect")]
         async with websockets.connect(url, subprotocols=protocols, **options) as socket:
             await socket.send(json.dumps({"type": "auth", "token": token}))

@@ -108,6 +108,7 @@ def test_a_batch_that_arrived_before_the_connection_broke_is_not_counted_twice(
     journal = Journal(tmp_path, forgetful.insert, flush_seconds=0.05)
     journal.append(row())
     forgetful.away = False
+    assert journal._segment is not None
     insert_decisions(database.engine, read_segment(Path(journal._segment.name)))
     assert journal.flush()
     assert count_decisions(database.engine) == 1

@@ -48,7 +48,7 @@ def test_each_acknowledged_vote_is_there_once(engine: Engine, tmp_path: Path) ->
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
-        lines = []
+        lines: list[bytes] = []
         while len(lines) < ACKNOWLEDGED:
             lines.append(process.stdout.readline())
         process.kill()

@@ -30,7 +30,7 @@ from monitoring.learning.learner import (
 from monitoring.learning.policy_states import list_states, newest_mark
 from monitoring.store.decisions import insert_decisions
 from monitoring.store.feedback import insert_feedback, last_position
-from monitoring.store.releases import insert_releases, release_row
+from monitoring.store.releases import Parts, insert_releases, release_row
 from monitoring.store.tables import policy_states
 from votes import decide, fill, subject_of, vote
 
@@ -264,8 +264,8 @@ def test_votes_on_other_releases_count_where_the_predictor_is_the_same(
     changed = {**subject.parts.predictors, release.candidates[0]: "refitted"}
     for parts, taught in (
         (subject.parts, 10),
-        (learner.Parts(subject.parts.encoder, changed), None),
-        (learner.Parts("another encoder", subject.parts.predictors), 0),
+        (Parts(subject.parts.encoder, changed), None),
+        (Parts("another encoder", subject.parts.predictors), 0),
     ):
         state = heirs.copy()
         with engine.begin() as connection:

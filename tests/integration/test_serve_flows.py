@@ -20,7 +20,7 @@ from flows.deployments import Deployment
 from flows.serve import catch_up, find, runs, to_serve
 
 
-@flow(name="nothing")
+@flow(name="nothing")  # type: ignore[untyped-decorator]
 def nothing() -> None:
     """Does nothing."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from pydantic import SecretStr
 
 from infra.embedded_postgres import EmbeddedPostgres, embedded_postgres, leave_embedded_postgres
 from infra.processes import TOKEN_VARIABLE, ProcessIdentity
@@ -74,7 +75,7 @@ def test_what_a_dead_part_left_is_known_by_its_token(tmp_path: Path, postgres: s
             assert time.monotonic() < deadline
             time.sleep(0.05)
         (left,) = survivors(tmp_path)
-        stack = Stack(Settings(home=tmp_path, database_url=postgres), lambda line: None)
+        stack = Stack(Settings(home=tmp_path, database_url=SecretStr(postgres)), lambda line: None)
         stack.start(lambda *_: [])
         stack.stop()
         assert not left.is_running()
@@ -86,7 +87,7 @@ def test_a_second_stack_is_refused_and_leaves_the_first_alone(
     port = free_loopback_port()
     with supervised(tmp_path, postgres, port) as first:
         before = (tmp_path / STATE_FILE).read_text()
-        stack = Stack(Settings(home=tmp_path, database_url=postgres), lambda line: None)
+        stack = Stack(Settings(home=tmp_path, database_url=SecretStr(postgres)), lambda line: None)
         with pytest.raises(SettingsError, match=rf"runs on .* already \(process {first.pid}\)"):
             stack.start(lambda *_: [server_part(free_loopback_port())])
         assert (tmp_path / STATE_FILE).read_text() == before
@@ -103,7 +104,9 @@ def test_a_process_that_has_a_recorded_pid_is_not_touched(tmp_path: Path, postgr
             record["children"] = {"service": {**known, **stranger}}
             (tmp_path / STATE_FILE).write_text(json.dumps(record))
             assert running_stack(tmp_path) is None
-            stack = Stack(Settings(home=tmp_path, database_url=postgres), lambda line: None)
+            stack = Stack(
+                Settings(home=tmp_path, database_url=SecretStr(postgres)), lambda line: None
+            )
             stack.start(lambda *_: [])
             stack.stop()
             assert bystander.poll() is None
@@ -144,7 +147,9 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, postgres: str) -> Non
             while not is_served(taken):
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-            stack = Stack(Settings(home=tmp_path, database_url=postgres), lambda line: None)
+            stack = Stack(
+                Settings(home=tmp_path, database_url=SecretStr(postgres)), lambda line: None
+            )
             with pytest.raises(SettingsError, match=f"port {taken} for mlflow is taken"):
                 stack.start(lambda *_: [server_part(port), server_part(taken, "mlflow")])
             assert not is_served(port)
@@ -193,7 +198,9 @@ def test_who_uses_the_servers_stops_before_them(tmp_path: Path, postgres: str) -
     said, started = tmp_path / "said", tmp_path / "started"
     command = [sys.executable, "-c", USER, str(server.url), str(said), str(started)]
     user = Part("flows", command, uses_servers=True)
-    stack = Stack(Settings(home=tmp_path / "home", database_url=postgres), lambda line: None)
+    stack = Stack(
+        Settings(home=tmp_path / "home", database_url=SecretStr(postgres)), lambda line: None
+    )
     try:
         stack.start(lambda *_: [server, user])
         deadline = time.monotonic() + 20

@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import psutil
 
-from infra.stack import free_loopback_port as free_port
+from infra.stack import free_loopback_port
+
+free_port = free_loopback_port
 
 GUARD = Path(__file__).parents[1] / "integration" / "import_guard"
 

@@ -18,7 +18,7 @@ from serving.gateway.completion import Job
 with warnings.catch_warnings():
     # BentoML's, of the module that its own metrics page still needs.
     warnings.simplefilter("ignore", DeprecationWarning)
-    from serving.gateway.gateway import Gateway
+    from serving.gateway.gateway import Gateway as Gateway
 
 Speak = Callable[[asyncio.StreamWriter], Awaitable[None]]
 LIMITS: dict[str, Any] = {
@@ -156,8 +156,14 @@ def read_sent(raw: bytes) -> list[Any]:
 
 
 def entry_of(name: str, upstream: Upstream) -> Candidate:
-    times = {"tokens_per_second": 50.0, "time_to_first_token": 0.5}
-    return Candidate(name=name, input_price=1.0, output_price=10.0, upstream=upstream, **times)
+    return Candidate(
+        name=name,
+        input_price=1.0,
+        output_price=10.0,
+        tokens_per_second=50.0,
+        time_to_first_token=0.5,
+        upstream=upstream,
+    )
 
 
 async def ask(

@@ -42,6 +42,7 @@ def commands(group: TyperGroup, name: str = "mixllm") -> dict[str, TyperCommand]
         if isinstance(command, TyperGroup):
             out |= commands(command, f"{name} {part}")
         else:
+            assert isinstance(command, TyperCommand)
             out[f"{name} {part}"] = command
     return out
 

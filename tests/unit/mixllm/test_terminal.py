@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -70,7 +71,7 @@ def audit_row(name: str) -> dict[str, Any]:
     return {"at": AT, "alert_id": 1, "what": name, "why": name, "result": name}
 
 
-PRINTED = {
+PRINTED: dict[str, Callable[[str], object]] = {
     "a line": console.say,
     "a note": lambda name: console.show_notes([name]),
     "measures": lambda name: console.show_measures(measures(name)),

@@ -1,6 +1,7 @@
 """Names and texts of others do nothing in our pages."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_no_page_of_a_flow_is_changed_by_a_name(attack: str) -> None:
     row = {"worth": 1.0, "cost_usd": 1.0, "late": 0.0, "seconds_p50": 1.0, "seconds_p95": 1.0}
     curve = [{**row, "shares": {attack: 1.0}}]
     setting = {"queries": 1, "rate": 1.0, "candidates": 1, "concurrency": 1, "time_limit": 1.0}
-    traffic = {"set": attack, "setting": setting}
+    traffic: dict[str, Any] = {"set": attack, "setting": setting}
     traffic["simulated"] = [{"beta": 0.1, "aiq": 0.5, "curve": curve}]
     cells = escape.markdown_rows([{"check": "answers", "found": attack, "count": 3}])
     assert (cells[0]["check"], cells[0]["count"]) == ("answers", 3)

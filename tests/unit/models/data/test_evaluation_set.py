@@ -1,6 +1,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,8 @@ def outcomes() -> pd.DataFrame:
 
 
 def test_cost_follows_the_prices_where_it_was_not_measured(catalog: Catalog) -> None:
-    table = outcomes().assign(cost_usd=[None, 0.5, None, None, None])
+    nan = np.nan
+    table = outcomes().assign(cost_usd=[nan, 0.5, nan, nan, nan])
     data = validate(queries(), table, catalog)
     cost = data.matrix("cost_usd")
     assert cost[0].tolist() == [pytest.approx((10 * 1 + 20 * 2) / 1e6), 0.5]
@@ -80,7 +82,7 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("table", "row", "column", "value", "message"), BAD_ROWS)
 def test_each_bad_row_is_named(
-    table: str, row: int, column: str, value: object, message: str, catalog: Catalog
+    table: str, row: int, column: str, value: Any, message: str, catalog: Catalog
 ) -> None:
     tables = {"queries": queries(), "outcomes": outcomes().astype(object)}
     tables[table].loc[row, column] = value
@@ -90,7 +92,7 @@ def test_each_bad_row_is_named(
 
 @pytest.mark.parametrize(("table", "row", "column", "value", "message"), BAD_ROWS)
 def test_quarantine_sets_bad_rows_aside_and_goes_on(
-    table: str, row: int, column: str, value: object, message: str, catalog: Catalog, tmp_path: Path
+    table: str, row: int, column: str, value: Any, message: str, catalog: Catalog, tmp_path: Path
 ) -> None:
     tables = {"queries": queries(), "outcomes": outcomes().astype(object)}
     tables[table].loc[row, column] = value

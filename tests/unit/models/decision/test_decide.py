@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -127,7 +129,7 @@ def test_a_bad_willingness_to_pay_is_refused(value: float) -> None:
         ({"max_cost": 0.005, "min_quality": 0.4}, "small"),
     ],
 )
-def test_wishes_are_granted(wishes: dict[str, float], choice: str) -> None:
+def test_wishes_are_granted(wishes: dict[str, Any], choice: str) -> None:
     defaults = DecisionDefaults(willingness_to_pay=0.01)
     decision = decide(NAMES, estimates(), defaults, Wishes(**wishes))
     assert decision.llm == choice
@@ -146,7 +148,7 @@ def test_wishes_are_granted(wishes: dict[str, float], choice: str) -> None:
     ],
 )
 def test_wishes_that_nobody_grants_say_how_near_the_nearest_is(
-    wishes: dict[str, float], message: str
+    wishes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DecisionError, match=message):
         decide(NAMES, estimates(), DecisionDefaults(willingness_to_pay=0.01), Wishes(**wishes))
@@ -156,7 +158,7 @@ def test_wishes_that_nobody_grants_say_how_near_the_nearest_is(
     "wishes",
     [{"min_quality": 1.1}, {"min_quality": 0.5, "willingness_to_pay": 1.0}, {"max_cost": 0.0}],
 )
-def test_wishes_that_make_no_sense_are_refused(wishes: dict[str, float]) -> None:
+def test_wishes_that_make_no_sense_are_refused(wishes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Wishes(**wishes)
 

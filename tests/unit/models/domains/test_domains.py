@@ -60,7 +60,7 @@ def test_what_lies_far_from_all_is_unknown(tagged: TaggedQueries) -> None:
 
 def test_untagged_queries_are_unknown_never_dropped(train_inputs: QueryInputs) -> None:
     rows = train_inputs.embeddings[:60]
-    tags = [("sums",)] * 20 + [()] * 40
+    tags: list[tuple[str, ...]] = [("sums",)] * 20 + [()] * 40
     clusters = TagClusters(2).fit(
         NormalTags(tags, ["sums"], np.array([20]), {"sums": "sums"}), rows
     )

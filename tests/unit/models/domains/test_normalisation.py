@@ -13,9 +13,8 @@ class Letters:
         rows = np.array(
             [[text.count(letter) for letter in "abcdefghijklmnopqrstuvwxyz"] for text in queries]
         )
-        return (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)).astype(
-            np.float32
-        )
+        norms = np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+        return np.asarray(rows / norms, np.float32)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from models.domains.unseen import UnseenScore
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
 
 
 def blobs(rng: np.random.Generator, centres: np.ndarray, each: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from drifts import window
 from models.drift.windows import Window, domain_shares, figures, residuals
 
 
-def test_missing_columns_are_unknown():
+def test_missing_columns_are_unknown() -> None:
     found = Window.of(pd.DataFrame({"llm": ["a", "b"], "quality": [0.5, 0.6]}))
     assert found.total == 2
     assert found.rows["reward"].isna().all()
@@ -14,14 +14,14 @@ def test_missing_columns_are_unknown():
     assert figures(found)["predicted quality"] == pytest.approx(0.55)
 
 
-def test_an_empty_window_has_no_figures():
+def test_an_empty_window_has_no_figures() -> None:
     found = Window.of(pd.DataFrame())
     assert len(found) == 0
     assert set(figures(found).values()) == {None}
     assert domain_shares(found) == {}
 
 
-def test_residuals_are_observed_less_foreseen():
+def test_residuals_are_observed_less_foreseen() -> None:
     rows = pd.DataFrame(
         {
             "llm": ["a"],
@@ -39,7 +39,7 @@ def test_residuals_are_observed_less_foreseen():
     assert found["seconds"] == pytest.approx(np.log(2.0))
 
 
-def test_figures_of_a_window():
+def test_figures_of_a_window() -> None:
     found = figures(window(count=2000))
     assert found["largest share"] == pytest.approx(0.5, abs=0.05)
     assert found["quality beyond prediction"] == pytest.approx(0.0, abs=0.05)

@@ -27,13 +27,13 @@ def votes(release: Release, count: int, seed: int = 0) -> list[Vote]:
     width = release.encoder.encode([QUERIES[0]]).shape[1]
     made = []
     for i in range(count):
-        embedding = rng.normal(size=width)
+        embedding = np.asarray(rng.normal(size=width))
         made.append(
             Vote(
                 position=i + 1,
                 decision=rng.bytes(16),
                 llm=release.candidates[int(rng.integers(len(release.candidates)))],
-                embedding=(embedding / np.linalg.norm(embedding)).astype(np.float32),
+                embedding=np.asarray(embedding / np.linalg.norm(embedding), np.float32),
                 predicted=0.7,
                 reward=float(rng.random() < 0.7),
                 graded=bool(i % 3 == 0),

@@ -15,7 +15,7 @@ N = 4_000
 @pytest.fixture
 def true(rng: np.random.Generator) -> np.ndarray:
     """Qualities that vary by one direction alone, common to a and b."""
-    return MEANS + 0.1 * rng.normal(size=(N, 1)) * np.array([1.0, 1.0, 0.0, 0.0])
+    return np.asarray(MEANS + 0.1 * rng.normal(size=(N, 1)) * np.array([1.0, 1.0, 0.0, 0.0]))
 
 
 def test_noise_is_not_believed_and_what_holds_is(

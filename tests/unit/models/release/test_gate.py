@@ -1,3 +1,6 @@
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -31,36 +34,36 @@ from models.release.gate import (
 
 
 @pytest.fixture
-def known():
+def known() -> Slice:
     rng = np.random.default_rng(0)
     quality = np.stack([rng.random(400) < 0.6, rng.random(400) < 0.9], axis=1).astype(float)
     return Slice(["cheap", "dear"], quality, np.tile([1e-5, 1e-4], (400, 1)))
 
 
-def test_the_same_choices_pass(known):
+def test_the_same_choices_pass(known: Slice) -> None:
     check = worth_check(known, ["dear"] * 400, ["dear"] * 400, 0.01)
     assert check.state == PASSES
     assert check.release == check.champion
 
 
-def test_worse_choices_fail_and_better_ones_pass(known):
+def test_worse_choices_fail_and_better_ones_pass(known: Slice) -> None:
     assert worth_check(known, ["cheap"] * 400, ["dear"] * 400, 0.01).state == FAILS
     assert worth_check(known, ["dear"] * 400, ["cheap"] * 400, 0.01).state == PASSES
 
 
-def test_where_the_champion_s_choice_has_got_worse_leaving_it_passes(known):
+def test_where_the_champion_s_choice_has_got_worse_leaving_it_passes(known: Slice) -> None:
     now = aged(known, {"dear": -0.5})
     assert worth_check(now, ["cheap"] * 400, ["dear"] * 400, 0.01).state == PASSES
 
 
-def test_choices_without_outcomes_measure_nothing_and_do_not_pass(known):
+def test_choices_without_outcomes_measure_nothing_and_do_not_pass(known: Slice) -> None:
     check = worth_check(known, ["new"] * 400, ["dear"] * 400, 0.01)
     assert check.state == NOT_MEASURED
     assert "known for 0 test queries, 20 are needed" in check.reason
     assert not check.holds
 
 
-def test_agreement_robustness_memory():
+def test_agreement_robustness_memory() -> None:
     assert agreement_check(AGREEMENT, list("aab"), list("aac")).state == PASSES
     assert agreement_check(AGREEMENT, list("abc"), list("xyc")).state == FAILS
     all_gone = agreement_check(AGREEMENT, list("abc"), list("xyz"), set("xyz"))
@@ -71,7 +74,7 @@ def test_agreement_robustness_memory():
     assert ratio_check(MEMORY, 6.0, 4.5, 1.25).state == FAILS
 
 
-def test_a_busy_machine_is_not_taken_for_a_slow_release(rng):
+def test_a_busy_machine_is_not_taken_for_a_slow_release(rng: np.random.Generator) -> None:
     champion = 0.005 * rng.lognormal(0, 0.5, 100)
     assert latency_check(champion * rng.lognormal(0.1, 0.5, 100), champion).state == PASSES
     slow = latency_check(2 * champion * rng.lognormal(0, 0.2, 100), champion)
@@ -90,7 +93,9 @@ def test_a_busy_machine_is_not_taken_for_a_slow_release(rng):
         (400, None, float("nan"), "its AIQ is nan"),
     ],
 )
-def test_an_evaluation_that_says_nothing_fails(known, queries, quality, aiq, reason):
+def test_an_evaluation_that_says_nothing_fails(
+    known: Slice, queries: int, quality: float | None, aiq: float, reason: str
+) -> None:
     values = known.quality[:queries] if quality is None else np.full((queries, 2), quality)
     if queries == 1:
         values = np.ones((1, 2))
@@ -100,7 +105,7 @@ def test_an_evaluation_that_says_nothing_fails(known, queries, quality, aiq, rea
     assert reason in check.reason
 
 
-def test_an_evaluation_of_enough_queries_passes(known):
+def test_an_evaluation_of_enough_queries_passes(known: Slice) -> None:
     assert evaluation_check(known, ["dear"] * 400, 0.5).state == PASSES
     assert evaluation_check(known, ["cheap"] * 400).state == PASSES
 
@@ -108,7 +113,7 @@ def test_an_evaluation_of_enough_queries_passes(known):
 # --- who can be called ---------------------------------------------------------------------------
 
 
-def catalog(*names, upstreams=()):
+def catalog(*names: str, upstreams: Collection[str] = ()) -> Catalog:
     return Catalog(
         llms=tuple(
             Candidate(
@@ -143,8 +148,13 @@ def catalog(*names, upstreams=()):
     ],
 )  # fmt: skip
 def test_a_release_must_have_an_llm_that_can_be_called_where_chats_are_served(
-    release, champion, local, disabled, state, reason
-):
+    release: Catalog,
+    champion: Catalog | None,
+    local: Catalog | None,
+    disabled: str,
+    state: str,
+    reason: str,
+) -> None:
     check = callable_check(release, champion, local, set(disabled))
     assert check.state == state
     assert reason in check.reason
@@ -159,13 +169,13 @@ MISSING = not_measured("agreement", "no evaluation set")
 BAD = Check(MEMORY, 1.0, 9.0, "", FAILS, "9.00 times")
 
 
-def test_what_is_not_measured_does_not_pass():
+def test_what_is_not_measured_does_not_pass() -> None:
     verdict = Verdict("2", "1", [GOOD, MISSING])
     assert verdict.word == REFUSED
     assert verdict.reason == "refused; necessary but not measured: agreement (no evaluation set)"
 
 
-def test_what_may_be_missing_does_not_refuse_and_is_named():
+def test_what_may_be_missing_does_not_refuse_and_is_named() -> None:
     verdict = Verdict("2", "1", [GOOD, EXCUSED])
     assert verdict.passes
     assert verdict.reason == (
@@ -176,7 +186,7 @@ def test_what_may_be_missing_does_not_refuse_and_is_named():
     )
 
 
-def test_every_figure_of_the_incident_is_named_and_refuses():
+def test_every_figure_of_the_incident_is_named_and_refuses() -> None:
     """The LLMs were others, without an upstream: four figures could not be measured."""
     checks = [
         callable_check(catalog("c", "d"), catalog("a", "b", upstreams="ab"), None, ()),
@@ -194,7 +204,7 @@ def test_every_figure_of_the_incident_is_named_and_refuses():
     assert "necessary but not measured: worth on the test queries" in verdict.reason
 
 
-def test_a_first_release_goes_without_comparisons_and_says_so():
+def test_a_first_release_goes_without_comparisons_and_says_so() -> None:
     verdict = Verdict("1", None, [GOOD, *first_release([GOOD])])
     assert verdict.passes
     assert f"{OFFPOLICY}, worth on the test queries" in verdict.reason
@@ -202,7 +212,7 @@ def test_a_first_release_goes_without_comparisons_and_says_so():
     assert "the first release" in gate_table(verdict)
 
 
-def test_the_table_names_data_rule_and_what_is_necessary():
+def test_the_table_names_data_rule_and_what_is_necessary() -> None:
     data = JudgedData("simulated", "ab" * 32, "its test queries", 80, 80, 480)
     table = gate_table(Verdict("2", "1", [GOOD, BAD, EXCUSED], data, number=3, changed="data"))
     assert "Release 2, against 1, verdict 3: **refused**." in table
@@ -217,7 +227,7 @@ def test_the_table_names_data_rule_and_what_is_necessary():
 INPUTS = {"champion": "c", "data": "d", "votes": 7}
 
 
-def row(verdict):
+def row(verdict: Verdict) -> dict[str, Any]:
     return {
         "number": verdict.number,
         "verdict": verdict.word,
@@ -228,7 +238,7 @@ def row(verdict):
     }
 
 
-def test_a_refusal_stays_until_somebody_says_what_changed():
+def test_a_refusal_stays_until_somebody_says_what_changed() -> None:
     first = settled(Verdict("2", "1", [BAD], inputs=INPUTS), [])
     history = [row(first)]
     again = settled(Verdict("2", "1", [GOOD], inputs={**INPUTS, "votes": 8}), history)
@@ -243,7 +253,7 @@ def test_a_refusal_stays_until_somebody_says_what_changed():
     assert settled(Verdict("2", "1", [GOOD], inputs=INPUTS), history).passes
 
 
-def test_other_data_makes_another_verdict_that_names_it():
+def test_other_data_makes_another_verdict_that_names_it() -> None:
     history = [row(settled(Verdict("2", "1", [BAD], inputs=INPUTS), []))]
     other = settled(Verdict("2", "1", [GOOD], inputs={**INPUTS, "data": "e"}), history)
     assert other.passes
@@ -253,7 +263,7 @@ def test_other_data_makes_another_verdict_that_names_it():
     assert back.word == REFUSED, "on the first data it was refused, and nobody said what changed"
 
 
-def test_new_votes_are_news_to_a_refusal_that_rests_on_votes():
+def test_new_votes_are_news_to_a_refusal_that_rests_on_votes() -> None:
     worse = offpolicy_check(
         {"verdict": "worse", "gain": {"value": -0.1, "low": -0.2, "high": -0.05}, "votes": 200}
     )

@@ -28,7 +28,7 @@ def test_a_row_is_kept_once(letters: DeadLetters) -> None:
 
 
 def test_those_that_go_in_are_removed(letters: DeadLetters) -> None:
-    taken = []
+    taken: list[Any] = []
 
     def insert(rows: Sequence[dict[str, Any]]) -> None:
         if rows[0]["id"] == 1:

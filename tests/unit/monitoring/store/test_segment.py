@@ -113,11 +113,12 @@ def test_a_new_file_is_in_its_folder_after_a_power_cut(
 
 def test_a_file_that_was_removed_or_replaced_is_noticed(tmp_path: Path) -> None:
     made = segment(tmp_path)
-    assert not made.gone
+    in_place = made.gone
     made.append(b"one\n", 1)
     made.path.rename(tmp_path / "moved")
-    assert made.gone
+    removed = made.gone
     made.path.write_bytes(b"")
-    assert made.gone
+    replaced = made.gone
+    assert (in_place, removed, replaced) == (False, True, True)
     assert made.content() == b"one\n"
     made.close()

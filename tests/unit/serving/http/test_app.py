@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
+from pydantic import SecretStr
 
 from infra.settings import Settings
 from serving.access.keys import KeyRing
@@ -23,7 +24,7 @@ def away() -> Any:
 def app_of(home: Path) -> Any:
     from serving.http.app import create_app
 
-    ring = KeyRing(Settings(home=home, api_key=KEY), away)
+    ring = KeyRing(Settings(home=home, api_key=SecretStr(KEY)), away)
     state: Any = SimpleNamespace(keys=ring)
     return create_app(lambda: state, max_body=10_000)
 

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import orjson
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from starlette.testclient import TestClient
 
 from infra.settings import Settings
@@ -72,16 +71,14 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         raise OSError("no database in this test")
 
     home, lookups = tmp_path_factory.mktemp("home"), Lookups()
-    state: Any = SimpleNamespace(keys=KeyRing(Settings(home=home, api_key=KEY), away))
+    state: Any = SimpleNamespace(keys=KeyRing(Settings(home=home, api_key=SecretStr(KEY)), away))
     state.lookups = lookups
     app = create_app(lambda: state, 20 * 2**20)
     yield TestClient(app, headers={"x-api-key": KEY}, raise_server_exceptions=False)
     lookups.stop()
 
 
-def post(
-    http: TestClient, path: str, body: bytes, kind: str = "application/json"
-) -> httpx.Response:
+def post(http: TestClient, path: str, body: bytes, kind: str = "application/json") -> Any:
     return http.post(path, content=body, headers={"content-type": kind})
 
 

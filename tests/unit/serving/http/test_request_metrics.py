@@ -64,11 +64,12 @@ def test_a_request_that_fails_is_counted_and_no_longer_under_way() -> None:
     async def fails(*_: Any) -> None:
         raise OSError("gone")
 
+    unused: Any = None  # it fails before it receives or sends
     scope = {"type": "http", "method": "GET", "path": "/"}
     counter = metrics.requests.labels("other", "GET", "500")
     before = counter._value.get()
     under_way = metrics.requests_in_progress._value.get()
     with pytest.raises(OSError, match="gone"):
-        asyncio.run(CountRequests(fails)(scope, lambda: None, lambda _: None))
+        asyncio.run(CountRequests(fails)(scope, unused, unused))
     assert counter._value.get() == before + 1
     assert metrics.requests_in_progress._value.get() == under_way

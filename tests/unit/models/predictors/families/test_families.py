@@ -41,11 +41,12 @@ def learned(family: type[FeatureMap]) -> FeatureMap:
     return family.learn(inputs, values - values.mean(axis=0), 0)
 
 
-def predicted(found: FeatureMap, on: QueryInputs) -> np.ndarray:
+def predicted(learned: FeatureMap, on: QueryInputs) -> np.ndarray:
     inputs, values = made_up(0)
-    heads = found.heads(found.represent(inputs), targets(values))
+    heads = learned.heads(learned.represent(inputs), targets(values))
     assert heads.weights.shape[1] == 2
-    return found.combine(found.represent(on), heads.weights) + heads.intercepts
+    combined = learned.combine(learned.represent(on), heads.weights)
+    return np.asarray(combined + heads.intercepts)
 
 
 def test_it_foresees_unseen_queries(learned: FeatureMap) -> None:
