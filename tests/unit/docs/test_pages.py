@@ -13,7 +13,8 @@ import pytest
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from mixllm.cli import app
+import mixllm.cli  # noqa: F401 - adds the commands to the app
+from mixllm.app import app
 
 ROOT = Path(__file__).parents[3]
 GUIDES = [
