@@ -68,6 +68,10 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+def test_the_readme_stays_short() -> None:
+    assert (ROOT / "README.md").stat().st_size < 9_000
+
+
 @by_path
 def test_paths_exist(page: Path) -> None:
     named = [
