@@ -20,7 +20,7 @@ LEFT_OUT: Final = frozenset({"embedding", "form"})
 
 class Recent:
     """The newest rows by id, without their arrays; the oldest are dropped. Safe to use from several
-    threads.
+    threads. Bounded by rows and by bytes: cachetools bounds one of them, and raises for a large row.
 
     Kept as JSON: ten thousand rows of nested dictionaries are what the garbage collector would walk
     through over and over.

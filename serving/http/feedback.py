@@ -18,8 +18,13 @@ from monitoring.store.decisions import new_id
 from monitoring.store.feedback import read_feedback, reward_of
 from serving import metrics
 from serving.http.bodies import check_size
+from serving.http.feedback_schemas import (
+    MAX_BATCH,
+    EvaluationItem,
+    FeedbackRefused,
+    FeedbackRequest,
+)
 from serving.http.observations import as_uuid
-from serving.http.schemas import MAX_BATCH, EvaluationItem, FeedbackRefused, FeedbackRequest
 from serving.state import ServiceState
 
 # Of an import; empty ones count too.
@@ -63,8 +68,8 @@ def rows_of(
 
 def given(state: ServiceState, identity: UUID, key_id: str | None) -> list[dict[str, Any]]:
     """Every vote on a decision that belongs to the caller. Raises HTTPException."""
-    state.owned(identity, key_id)
-    return read_feedback(state.engine, identity)
+    state.decision_log.owned(identity, key_id)
+    return read_feedback(state.store.engine, identity)
 
 
 def _as_given(found: FeedbackRequest) -> FeedbackRequest:
@@ -101,7 +106,7 @@ def append(state: ServiceState, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         return
     try:
-        state.feedback.append(*rows)
+        state.journals["feedback"].append(*rows)
     except OSError as error:
         metrics.refused.labels("disk").inc()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -122,7 +127,7 @@ def feedback_row(state: ServiceState, found: FeedbackRequest, key_id: str | None
     """A vote as a JSON-able row. Raises HTTPException."""
     identity = as_uuid(found.decision_id)
     try:
-        decision, answer = state.owned(identity, key_id)
+        decision, answer = state.decision_log.owned(identity, key_id)
     except SQLAlchemyError as error:
         raise HTTPException(503, AWAY, {"retry-after": "5"}) from error
     limit = timedelta(days=state.settings.feedback_days)

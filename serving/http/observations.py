@@ -12,7 +12,7 @@ from fastapi import HTTPException
 from models.billing import Usage, bill
 from models.catalog import Candidate
 from models.decision.waiting import Request
-from serving.http.schemas import Observation
+from serving.http.feedback_schemas import Observation
 from serving.routing.router import Routed
 from serving.state import ServiceState
 
@@ -30,14 +30,17 @@ def sent(state: ServiceState, routed: Routed) -> None:
 
 
 def observed(
-    state: ServiceState, found: Observation, key_id: str | None
+    state: ServiceState, observation: Observation, key_id: str | None
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The caller's decision that was observed, and its answer as far as known. Raises HTTPException."""
-    return state.owned(as_uuid(found.decision_id), key_id)
+    return state.decision_log.owned(as_uuid(observation.decision_id), key_id)
 
 
 def observe(
-    state: ServiceState, found: Observation, row: dict[str, Any], answer: dict[str, Any] | None
+    state: ServiceState,
+    observation: Observation,
+    row: dict[str, Any],
+    answer: dict[str, Any] | None,
 ) -> bool:
     """Learn from what a client saw of a decision, and keep it; False where that is known already."""
     if answer is not None or state.gateway.carries(row["id"]):
@@ -45,35 +48,35 @@ def observe(
     llm, running = row["llm"], state.champion.running
     entries = {c.name: c for c in running.release.manifest.catalog.llms} if running else {}
     entry, scores = entries.get(llm), row["scores"].get(llm)
-    if entry is not None and scores is not None and not found.failed:
+    if entry is not None and scores is not None and not observation.failed:
         request = Request.of(entry, scores["response_tokens"])
-        request.first_token = found.first_token_seconds
-        state.tracker.observe(llm, row["id"], request, found.seconds, time.monotonic())
-    state.keep_answer(
+        request.first_token = observation.first_token_seconds
+        state.tracker.observe(llm, row["id"], request, observation.seconds, time.monotonic())
+    state.decision_log.keep_answer(
         {
             "decision_id": row["id"],
             "finished_at": datetime.now(UTC).isoformat(),
-            "llm": None if found.failed else llm,
-            "status": "failed" if found.failed else "reported",
+            "llm": None if observation.failed else llm,
+            "status": "failed" if observation.failed else "reported",
             "error": None,
             "attempts": [],
-            "prompt_tokens": found.prompt_tokens,
-            "response_tokens": found.response_tokens,
-            "cost_usd": cost_of(entry, found),
-            "first_token_seconds": found.first_token_seconds,
-            "seconds": found.seconds,
-            "streamed": found.first_token_seconds is not None,
+            "prompt_tokens": observation.prompt_tokens,
+            "response_tokens": observation.response_tokens,
+            "cost_usd": cost_of(entry, observation),
+            "first_token_seconds": observation.first_token_seconds,
+            "seconds": observation.seconds,
+            "streamed": observation.first_token_seconds is not None,
             "key_id": row.get("key_id"),
         }
     )
     return True
 
 
-def cost_of(entry: Candidate | None, found: Observation) -> float | None:
+def cost_of(entry: Candidate | None, observation: Observation) -> float | None:
     """USD, where the tokens are told."""
-    if entry is None or found.failed or None in (found.prompt_tokens, found.response_tokens):
+    prompt, response = observation.prompt_tokens, observation.response_tokens
+    if entry is None or observation.failed or prompt is None or response is None:
         return None
-    prompt, response = found.prompt_tokens or 0, found.response_tokens or 0
     return bill(entry, Usage(prompt, response)).cost
 
 

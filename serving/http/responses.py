@@ -23,15 +23,15 @@ def policy_summary(state: ServiceState, release: str) -> dict[str, Any]:
 
 def journal_summary(state: ServiceState) -> dict[str, Any]:
     """What waits for Postgres on this machine, what it refused, what could not be written, and why."""
-    journals = state.journals
+    journals = state.journals.by_name
     return {
         "unwritten_decisions": journals["decisions"].waiting_here(),
         "unwritten_answers": journals["answers"].waiting_here(),
         "unwritten_feedback": journals["feedback"].waiting_here(),
         "dead_letters": {name: journal.dead_letters.count() for name, journal in journals.items()},
         "rows_lost": {name: journal.lost for name, journal in journals.items()},
-        "database_error": state.database_error,
-        "disk_error": state.disk_error,
+        "database_error": state.journals.database_error,
+        "disk_error": state.journals.disk_error,
     }
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import Final
+
+from cachetools import LRUCache
 
 SESSIONS: Final = 20_000
 
 
 class Sessions:
-    """Who answered last in each conversation; the longest unused are forgotten."""
+    """Which LLM answered last in each conversation; the longest unused are forgotten.
+
+    Safe to use from several threads.
+    """
 
     def __init__(self) -> None:
-        self._llms: OrderedDict[tuple[str | None, str], str] = OrderedDict()
+        self._llms: LRUCache[tuple[str | None, str], str] = LRUCache(SESSIONS)
         self._lock = threading.Lock()
 
     def last(self, key_id: str | None, session: str | None) -> str | None:
@@ -25,6 +29,3 @@ class Sessions:
             return
         with self._lock:
             self._llms[key_id, session] = llm
-            self._llms.move_to_end((key_id, session))
-            if len(self._llms) > SESSIONS:
-                self._llms.popitem(last=False)

@@ -425,6 +425,6 @@ def test_five_swaps_under_traffic_fail_no_request_and_mix_no_releases(service: S
             + entry.output_price * usage["completion_tokens"]
         )
         assert told["cost_usd"] == pytest.approx(usd / 1e6), "billed by the release that decided"
-        stored, _ = state.rows_of(UUID(told["decision_id"]))
+        stored, _ = state.decision_log.rows_of(UUID(told["decision_id"]))
         assert stored is not None
         assert stored["release_version"] == told["release"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -27,9 +28,8 @@ def state(tmp_path: Path, engine: Engine) -> Any:
     address = engine.url.render_as_string(hide_password=False)
     made = ServiceState(Settings(home=home, database_url=SecretStr(address)))
     yield made
-    for journal in made.journals.values():
-        journal.close()
-    made.engine.dispose()
+    made.journals.close()
+    made.store.engine.dispose()
 
 
 def test_garbage_in_every_journal_neither_stops_the_start_nor_the_rows_after_it(
@@ -37,12 +37,12 @@ def test_garbage_in_every_journal_neither_stops_the_start_nor_the_rows_after_it(
 ) -> None:
     from serving.http.responses import journal_summary
 
-    state._recall(state.decisions, "id", "")
-    state._recall(state.answers, "decision_id", "answer ")
+    assert state.decision_log.recall() == []
     row = fallback_row("a", "a test \x00", 0.01, Asked("query", "full"), 0.001, "1")
-    state._keep_decision({**row, "llm": "\ud800"})
-    assert state._recent.get(row["id"])["llm"] == "?"
-    for name, journal in state.journals.items():
+    state.decision_log.keep({**row, "llm": "\ud800"})
+    kept, _ = state.decision_log.rows_of(UUID(row["id"]))
+    assert kept["llm"] == "?"
+    for name, journal in state.journals.by_name.items():
         assert journal.flush(), name
     summary = journal_summary(state)
     assert summary["dead_letters"] == dict.fromkeys(JOURNALS, 4)
@@ -62,7 +62,7 @@ def test_a_decision_that_cannot_be_written_is_counted_and_fails_nothing(
         raise OSError(28, "No space left on device")
 
     row = fallback_row("a", "a test", 0.01, Asked("query", "full"), 0.001, "1")
-    monkeypatch.setattr(state.decisions, "append", full)
-    state._keep_decision(row)
+    monkeypatch.setattr(state.journals["decisions"], "append", full)
+    state.decision_log.keep(row)
     assert journal_summary(state)["rows_lost"]["decisions"] == 1
-    assert state._recent.get(row["id"]) is not None
+    assert state.decision_log.remembers(row["id"])

@@ -106,7 +106,7 @@ def test_a_body_that_comes_too_slowly_is_refused(
 
 
 def test_a_route_that_names_no_caller_cannot_be_made() -> None:
-    from serving.http.app import GuardedRoute
+    from serving.http.guarded_routes import GuardedRoute
 
     routes = APIRouter(route_class=GuardedRoute)
     with pytest.raises(ValueError, match="unpack"):

@@ -14,14 +14,14 @@ from starlette.testclient import TestClient
 
 from infra.settings import Settings
 from serving.access.keys import KeyRing
-from serving.http.schemas import (
-    ChatRequest,
+from serving.http.chat_schemas import ChatRequest
+from serving.http.feedback_schemas import (
     EvaluationItem,
     FeedbackBatchRequest,
     FeedbackRequest,
     Observation,
-    RouteRequest,
 )
+from serving.http.schemas import RouteRequest
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # BentoML's, of its own metrics

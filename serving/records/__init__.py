@@ -1,0 +1,1 @@
+"""What a service process keeps: decisions, answers, votes, releases."""
