@@ -16,11 +16,13 @@ from limits.strategies import MovingWindowRateLimiter
 from models.catalog import Upstream
 from models.decision.waiting import Request, WaitingTracker
 from serving import metrics, telemetry
+from serving.gateway.attempt import Attempt, tracing
 from serving.gateway.call_costs import assumed
 from serving.gateway.completion import Body, Job
-from serving.gateway.endpoint import Attempt, Endpoint, Reply, tracing
-from serving.gateway.errors import NobodyAnswered, UpstreamError, backoff
+from serving.gateway.endpoint import Endpoint
+from serving.gateway.errors import NobodyAnswered, TimedOut, UpstreamError, backoff
 from serving.gateway.events import DONE
+from serving.gateway.reply import Reply
 from serving.gateway.upstream_answers import closing, is_last
 from serving.refusals import Refused
 
@@ -128,7 +130,7 @@ class Gateway:
                     job.attempts.append(told_of(llm, "over_budget", str(error), 0.0))
                 except UpstreamError as error:
                     errors.append(error)
-                    metrics.upstream_failures.labels(llm, error.kind).inc()
+                    metrics.upstream_failures.labels(llm, error.code).inc()
         except asyncio.CancelledError:
             self._end(job, "cancelled")
             raise
@@ -158,7 +160,7 @@ class Gateway:
                     reply = await endpoint.open(job.body, job.stream, trace, attempt)
             except BaseException as error:
                 ended = time.monotonic()
-                late = isinstance(error, UpstreamError) and error.kind == "timeout"
+                late = isinstance(error, TimedOut)
                 self.tracker.finish(llm, job.decision_id, ended, learn=late)
                 job.attempts.append(failure_of(job, llm, error, attempt, ended - begun))
                 if isinstance(error, UpstreamError):
@@ -188,8 +190,8 @@ class Gateway:
             status = "answered"
         except UpstreamError as problem:
             status, error = "broken", str(problem)
-            metrics.upstream_failures.labels(job.llm, problem.kind).inc()
-            yield self._error_event(job, error, problem.kind)
+            metrics.upstream_failures.labels(job.llm, problem.code).inc()
+            yield self._error_event(job, error, problem.code)
         except Exception as unexpected:
             status, error = "broken", f"internal error: {type(unexpected).__name__}"
             log.exception("the stream of decision %s failed", job.decision_id)
@@ -253,7 +255,7 @@ def failure_of(
 ) -> dict[str, Any]:
     """An attempt that brought no answer, as it is kept."""
     if isinstance(error, UpstreamError):
-        outcome, words, may_cost = error.kind, str(error), error.may_cost
+        outcome, words, may_cost = error.code, str(error), error.may_cost
     else:
         left = isinstance(error, asyncio.CancelledError)
         outcome, words, may_cost = "cancelled" if left else "failed", None, True

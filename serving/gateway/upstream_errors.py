@@ -1,4 +1,4 @@
-"""An upstream's error, whatever its shape: its words, and whose fault it is."""
+"""The words of an upstream's error, whatever its shape."""
 
 from __future__ import annotations
 
@@ -20,26 +20,6 @@ MESSAGE_KEYS: Final = (
     "details", "description", "reason", "title", "faultstring", "exception", "text", "raw",
 )  # fmt: skip
 NESTED_KEYS: Final = ("error", "errors", "fault", "detail", "Error", "body")
-KEY_CODES: Final = re.compile(
-    r"invalid_?api_?key|api_?key_?invalid|authentication|unauthori[sz]ed|unauthenticated"
-    r"|permission_?denied|invalid_?token|expired_?token|UnrecognizedClient|AccessDenied"
-    r"|model_?not_?found|insufficient_?quota|billing",
-    re.IGNORECASE,
-)
-KEY_WORDS: Final = re.compile(
-    r"\b(?:invalid|incorrect|wrong|missing|expired|no|not valid|unauthori[sz]ed)\b.{0,40}"
-    r"\b(?:api[ _-]?key|access[ _-]?token|credentials?|subscription[ _-]?key)\b"
-    r"|\b(?:api[ _-]?key|access[ _-]?token|credentials?|subscription[ _-]?key)\b.{0,40}"
-    r"\b(?:invalid|incorrect|wrong|missing|expired|not valid|not found|required|denied)\b"
-    r"|\bmodel\b.{0,200}\b(?:does not exist|not found)\b",
-    re.IGNORECASE | re.DOTALL,
-)
-REQUEST_WORDS: Final = re.compile(
-    r"context[ _-]?(?:length|window|size)|prompt is too long|too many (?:input |prompt )?tokens"
-    r"|input is too long|maximum.{0,30}tokens|unsupported[ _](?:parameter|value)"
-    r"|content[ _-]?(?:policy|filter)|moderation|\bflagged\b|responsible_?ai",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -202,23 +182,6 @@ def place_and_message(part: Mapping[str, Any]) -> str | None:
     place = part.get("loc")
     where = ".".join(str(step) for step in place) if isinstance(place, list) else ""
     return f"{where}: {text}" if where else text
-
-
-def kind_of(status: int, words: ErrorWords) -> str:
-    """The kind of failure, as ``UpstreamError`` names them, of a status of 300 or more."""
-    told = " ".join(filter(None, (*words.reasons, words.code, words.type)))
-    at_request = bool(REQUEST_WORDS.search(told) or REQUEST_WORDS.search(words.message or ""))
-    at_key = bool(KEY_CODES.search(told) or KEY_WORDS.search(words.message or ""))
-    if status == 429:
-        return "rate_limited"
-    if status in (400, 403, 404, 422, 500) and at_request and not at_key:
-        return "invalid"
-    if status >= 500 or status in (408, 409, 425):
-        return "server_error"
-    if status in (400, 413, 414, 415, 422, 431) and not at_key:
-        return "invalid"
-    # 401, 402, 404, a redirect and whatever else: its configuration, not the request, is at fault.
-    return "refused"
 
 
 class _Text(HTMLParser):

@@ -16,7 +16,15 @@ from models.decision.wishes import Wishes
 from models.errors import DecisionError, nearest
 from serving import metrics, telemetry
 from serving.gateway.completion import Job
-from serving.gateway.errors import NobodyAnswered
+from serving.gateway.errors import (
+    Busy,
+    InvalidRequest,
+    NobodyAnswered,
+    OutOfResources,
+    RateLimited,
+    TimedOut,
+    UpstreamError,
+)
 from serving.http.chat_reading import HEADER, ROUTED, IncomingChat, read_chat
 from serving.http.chat_schemas import ChatRequest
 from serving.http.disconnects import unless_gone
@@ -27,8 +35,8 @@ from serving.routing.router import Routed, routable
 from serving.state import ServiceState
 
 SHOWN_CHARACTERS: Final = 100
-STATUS_OF: Final = {
-    "invalid": 400, "timeout": 504, "rate_limited": 429, "busy": 429, "exhausted": 503,
+STATUS_OF: Final[dict[type[UpstreamError], int]] = {
+    InvalidRequest: 400, TimedOut: 504, RateLimited: 429, Busy: 429, OutOfResources: 503,
 }  # fmt: skip
 
 
@@ -178,19 +186,19 @@ def failed(error: NobodyAnswered, pinned: bool, headers: dict[str, str]) -> Resp
     """
     best = error.best
     own = best.status if best.status is not None and 400 <= best.status < 600 else None
-    status = STATUS_OF.get(best.kind, 502)
-    if pinned or best.kind == "invalid":
+    status = STATUS_OF.get(type(best), 502)
+    if pinned or isinstance(best, InvalidRequest):
         status = own or status
     if status in (429, 503):
         headers["retry-after"] = str(max(1, round(best.retry_after or 1)))
     words = best.words
-    if words.message is None or not (pinned or best.kind == "invalid"):
-        return problem(status, str(error), code=best.kind, headers=headers)
+    if words.message is None or not (pinned or isinstance(best, InvalidRequest)):
+        return problem(status, str(error), code=best.code, headers=headers)
     return problem(
         status,
         words.message,
         param=words.param,
-        code=words.code or best.kind,
+        code=words.code or best.code,
         kind=words.type,
         headers=headers,
     )

@@ -146,7 +146,7 @@ def test_where_all_say_the_request_is_at_fault_the_first_ones_words_are_kept() -
 
     outcome = asyncio.run(run())
     best: Any = outcome.error.best  # type: ignore[union-attr]
-    assert (best.kind, best.status) == ("invalid", 400)
+    assert (best.code, best.status) == ("invalid", 400)
     words = best.words
     assert {"message": words.message, "type": words.type, "code": words.code,
             "param": words.param} == CONTEXT  # fmt: skip

@@ -3,8 +3,9 @@ from typing import Any
 import orjson
 import pytest
 
+from serving.gateway.errors import class_of
 from serving.gateway.redaction import Redactor
-from serving.gateway.upstream_errors import kind_of, read_error, read_error_body
+from serving.gateway.upstream_errors import read_error, read_error_body
 
 NOBODY = Redactor()
 SAID = "the context is too long"
@@ -118,7 +119,7 @@ def test_an_error_is_seen_where_an_answer_should_be(shape: str) -> None:
     ],
 )  # fmt: skip
 def test_whose_fault_it_is(status: int, body: Any, kind: str) -> None:
-    assert kind_of(status, read_error_body(orjson.dumps(body), NOBODY)) == kind
+    assert class_of(status, read_error_body(orjson.dumps(body), NOBODY)).code == kind
 
 
 def test_hostile_bodies_are_read_in_bounds() -> None:

@@ -70,8 +70,9 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     def away() -> Any:
         raise OSError("no database in this test")
 
-    home, lookups = tmp_path_factory.mktemp("home"), Lookups()
-    state: Any = SimpleNamespace(keys=KeyRing(Settings(home=home, api_key=SecretStr(KEY)), away))
+    lookups = Lookups()
+    settings = Settings(home=tmp_path_factory.mktemp("home"), api_key=SecretStr(KEY))
+    state: Any = SimpleNamespace(settings=settings, keys=KeyRing(settings, away))
     state.lookups = lookups
     app = create_app(lambda: state, 20 * 2**20)
     yield TestClient(app, headers={"x-api-key": KEY}, raise_server_exceptions=False)
