@@ -24,7 +24,7 @@ from infra.training import steps as training_steps
 from infra.training.encoder_store import prepared_encoder
 from models.catalog import Catalog
 from models.data.files import read_evaluation_set
-from models.decision.decide import decide
+from models.decision.decide import DecisionContext, decide
 from models.decision.estimates import DecisionDefaults
 from models.encoder.inputs import QueryInputs
 from models.predictors.compiled import CompiledPredictors
@@ -74,7 +74,7 @@ def timed(predictors: list[Predictor], catalog: Catalog, inputs: QueryInputs) ->
             start = time.perf_counter()
             estimates = compiled.estimate(one)
             middle = time.perf_counter()
-            decide(compiled.candidates, estimates, defaults, allowed=everyone)
+            decide(compiled.candidates, estimates, defaults, DecisionContext(allowed=everyone))
             spent[i] = middle - start, time.perf_counter() - middle
         for name, column in (("predict", spent[:, 0]), ("decide", spent[:, 1])):
             parts[name].append(float(1000 * np.median(column)))

@@ -5,7 +5,7 @@ score_l = quality_l − cost_l / λ + α · sqrt(eᵀ A_l⁻¹ e) − β · exp(
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,27 +37,40 @@ class Decision:
         return self.candidates[self.choice]
 
 
+@dataclass(frozen=True)
+class DecisionContext:
+    """What a decision depends on besides estimates and defaults.
+
+    wishes: what the request asks for.
+    allowed: (L,) bool, who may be chosen before the wishes; all by default.
+    incumbent: the LLM that answered last in this conversation. It stays unless another's score is
+        higher by more than ``wishes.switching_cost``: its prompt cache is warm.
+    votes: (L,) how many each candidate has had.
+    number: from [0, 1), what ``wishes.exploration`` draws by.
+    """
+
+    wishes: Wishes = field(default_factory=Wishes)
+    allowed: np.ndarray | None = None
+    incumbent: str | None = None
+    votes: np.ndarray | None = None
+    number: float = 0.0
+
+
 def decide(
     candidates: list[str],
     estimates: Estimates,
     defaults: DecisionDefaults,
-    wishes: Wishes | None = None,
-    allowed: np.ndarray | None = None,
-    incumbent: str | None = None,
-    votes: np.ndarray | None = None,
-    number: float = 0.0,
+    context: DecisionContext = DecisionContext(),
 ) -> Decision:
     """Choose for one query.
 
-    estimates: (1, L). allowed: (L,) bool, who may be chosen before the wishes; all by default.
-    incumbent: who answered last in this conversation; stays unless another's score is higher by
-    more than ``wishes.switching_cost`` (its prompt cache is warm). votes: (L,) how many each candidate
-    has had; number: from [0, 1), what ``wishes.exploration`` draws by. Without exploration the
-    choice is the argmax of the score among the permitted (the first in the catalog's order on a tie),
-    or with ``min_quality`` the cheapest of them, so its propensity is 1.
+    estimates: (1, L).
+
+    Without exploration the choice is the argmax of the score among the permitted (the first in the
+    catalog's order on a tie), or with ``min_quality`` the cheapest of them, so its propensity is 1.
     Raises DecisionError when nobody is left or no score is finite.
     """
-    wishes = wishes or Wishes()
+    wishes, allowed, incumbent = context.wishes, context.allowed, context.incumbent
     defaults = wishes.over(defaults)
     terms = score(estimates, defaults)
     permitted = np.ones(len(candidates), dtype=bool) if allowed is None else allowed
@@ -73,8 +86,8 @@ def decide(
     exploration = wishes.exploration
     if wishes.min_quality is not None and exploration is not None and exploration.kind == "softmax":
         exploration = None  # its temperature is in units of the score, and costs are ranked here
-    chances = probabilities(ranked, estimates.cost[0], exploration, votes)
-    choice = draw(chances, number)
+    chances = probabilities(ranked, estimates.cost[0], exploration, context.votes)
+    choice = draw(chances, context.number)
     return Decision(
         candidates=candidates,
         choice=choice,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeGuard
 
 import numpy as np
 
-from models.decision.decide import Decision, decide
+from models.decision.decide import Decision, DecisionContext, decide
 from models.decision.estimates import Estimates
 from models.decision.waiting import Delays
 from models.decision.wishes import Wishes
@@ -61,6 +61,28 @@ class Routing:
     def embedding(self) -> np.ndarray:
         """(d,) float32."""
         return np.asarray(self.inputs.embeddings[0])
+
+
+@dataclass(frozen=True)
+class RouteContext:
+    """What a routing depends on besides the query.
+
+    wishes: what the request asks of the decision.
+    disabled: candidates that nobody gets.
+    delays: what traffic adds to their times.
+    incumbent: the LLM that answered last in the conversation.
+    more_tokens: of the prompt, beyond the query.
+    policy: what votes have taught beyond the release.
+    number: from [0, 1), what exploration draws by.
+    """
+
+    wishes: Wishes = field(default_factory=Wishes)
+    disabled: frozenset[str] = frozenset()
+    delays: Delays | None = None
+    incumbent: str | None = None
+    more_tokens: float = 0.0
+    policy: PolicyState | None = None
+    number: float = 0.0
 
 
 class Release:
@@ -147,22 +169,8 @@ class Release:
         """The abilities that any candidate has."""
         return frozenset().union(*self._abilities.values())
 
-    def route(
-        self,
-        query: str,
-        wishes: Wishes | None = None,
-        disabled: frozenset[str] = frozenset(),
-        delays: Delays | None = None,
-        incumbent: str | None = None,
-        more_tokens: float = 0.0,
-        policy: PolicyState | None = None,
-        number: float = 0.0,
-    ) -> Routing:
+    def route(self, query: str, context: RouteContext = RouteContext()) -> Routing:
         """Decide for one query.
-
-        disabled: candidates that nobody gets. delays: what traffic adds to their times. incumbent:
-        who answered last in the conversation. more_tokens: of the prompt, beyond the query. policy:
-        what votes have taught beyond the release. number: from [0, 1), what exploration draws by.
 
         Raises DecisionError (empty query, no candidate left), UnknownCandidate.
         """
@@ -172,62 +180,42 @@ class Release:
             raise DecisionError(
                 f"the query has {len(query)} characters, the limit is {MAX_QUERY_CHARACTERS}"
             )
-        wishes = wishes or Wishes()
-        allowed = self.allowed(wishes, disabled)
+        allowed = self.allowed(context.wishes, context.disabled)
         t0 = time.perf_counter()
         tokens = self.encoder.tokenize(query)
         t1 = time.perf_counter()
         embeddings = self.encoder.encode_tokens([tokens.ids])
         t2 = time.perf_counter()
         inputs = QueryInputs(
-            embeddings, query_forms([query]), np.array([tokens.count + more_tokens])
+            embeddings, query_forms([query]), np.array([tokens.count + context.more_tokens])
         )
-        estimates = self._estimate(inputs, delays, policy)
+        estimates = self._estimate(inputs, context)
         domain, unseen = self.domains.place(embeddings[0])
         t3 = time.perf_counter()
-        decision = self._decide(estimates, wishes, allowed, incumbent, policy, number)
+        decision = self._decide(estimates, allowed, context)
         t4 = time.perf_counter()
         timings = Timings(t1 - t0, t2 - t1, t3 - t2, t4 - t3)
         return Routing(decision, inputs, domain, unseen, timings)
 
-    def decide_read(
-        self,
-        inputs: QueryInputs,
-        wishes: Wishes,
-        disabled: frozenset[str] = frozenset(),
-        delays: Delays | None = None,
-        incumbent: str | None = None,
-    ) -> Decision:
+    def decide_read(self, inputs: QueryInputs, context: RouteContext) -> Decision:
         """Decide for one query that this release's encoder has read already. Raises as ``route``."""
-        allowed = self.allowed(wishes, disabled)
-        estimates = self._estimate(inputs, delays, None)
-        return self._decide(estimates, wishes, allowed, incumbent, None, 0.0)
+        allowed = self.allowed(context.wishes, context.disabled)
+        return self._decide(self._estimate(inputs, context), allowed, context)
 
-    def _estimate(
-        self, inputs: QueryInputs, delays: Delays | None, policy: PolicyState | None
-    ) -> Estimates:
-        estimates = self.compiled.estimate(inputs, delays)
+    def _estimate(self, inputs: QueryInputs, context: RouteContext) -> Estimates:
+        estimates, policy = self.compiled.estimate(inputs, context.delays), context.policy
         return estimates if policy is None else policy.refine(estimates, inputs.embeddings[0])
 
-    def _decide(
-        self,
-        estimates: Estimates,
-        wishes: Wishes,
-        allowed: np.ndarray,
-        incumbent: str | None,
-        policy: PolicyState | None,
-        number: float,
-    ) -> Decision:
-        return decide(
-            self.candidates,
-            estimates,
-            self.manifest.defaults,
-            wishes,
+    def _decide(self, estimates: Estimates, allowed: np.ndarray, context: RouteContext) -> Decision:
+        policy = context.policy
+        decision_context = DecisionContext(
+            context.wishes,
             self.fitting(estimates, allowed),
-            incumbent,
+            context.incumbent,
             policy.network.votes if policy is not None else None,
-            number,
+            context.number,
         )
+        return decide(self.candidates, estimates, self.manifest.defaults, decision_context)
 
     def allowed(self, wishes: Wishes, disabled: frozenset[str]) -> np.ndarray:
         """(L,) bool: enabled, among the wished-for, with the abilities. Raises DecisionError."""

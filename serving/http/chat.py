@@ -30,7 +30,7 @@ from serving.http.chat_schemas import ChatRequest
 from serving.http.disconnects import unless_gone
 from serving.http.event_stream import EventStream
 from serving.http.problems import Problem, problem
-from serving.routing.request import Ask
+from serving.routing.request import RoutingRequest
 from serving.routing.router import Routed, routable
 from serving.state import ServiceState
 
@@ -73,7 +73,7 @@ async def complete(
 
 async def decide(state: ServiceState, incoming: IncomingChat) -> Routed:
     """Choose an LLM. Raises HTTPException, DecisionError, NotReady."""
-    ask = Ask(
+    wanted = RoutingRequest(
         query=routable(incoming.conversation.text),
         wishes=wishes_of(state, incoming),
         needs=() if incoming.pinned else incoming.conversation.abilities,
@@ -85,18 +85,18 @@ async def decide(state: ServiceState, incoming: IncomingChat) -> Routed:
         reachable=frozenset(state.gateway.endpoints),
         unavailable=state.gateway.unavailable(),
     )
-    if not ask.query.strip():
-        return state.router.fall_back(ask, "no text to route by")
+    if not wanted.query.strip():
+        return state.router.fall_back(wanted, "no text to route by")
     loop = asyncio.get_running_loop()
     try:
-        routed, _ = await loop.run_in_executor(state.pool, state.router.decide, ask)
+        routed, _ = await loop.run_in_executor(state.pool, state.router.decide, wanted)
     except DecisionError as error:
         # A request without special wishes must not fail because the router cannot decide.
-        if ask.wishes.min_quality is not None or ask.wishes.max_cost is not None:
+        if wanted.wishes.min_quality is not None or wanted.wishes.max_cost is not None:
             raise
         if error.context.get("param") in ("candidates", "abilities"):
             raise
-        return state.router.fall_back(ask, f"undecided: {error}")
+        return state.router.fall_back(wanted, f"undecided: {error}")
     return routed
 
 

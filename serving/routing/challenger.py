@@ -19,10 +19,10 @@ from models.decision.waiting import WaitingTracker
 from models.decision.wishes import Wishes
 from models.errors import RegistryError
 from models.release.manifest import Manifest
-from models.release.release import Release, Routing
+from models.release.release import Release, RouteContext, Routing
 from serving import metrics
 from serving.routing.champion import Running, short
-from serving.routing.request import Ask
+from serving.routing.request import RoutingRequest
 
 if TYPE_CHECKING:
     from infra.registry.records import Canary
@@ -41,7 +41,7 @@ class Offered:
     the champion's routing took."""
 
     decision_id: str
-    ask: Ask
+    request: RoutingRequest
     wishes: Wishes
     routing: Routing
     champion: Running
@@ -176,15 +176,15 @@ class Challenger:
         return timings.tokenize + timings.encode
 
     def _decide(self, release: Release, offered: Offered) -> Decision:
-        delays = self.tracker.delays(release.candidates, time.monotonic())
-        wishes = offered.wishes.model_copy(update={"exploration": None})
+        context = RouteContext(
+            offered.wishes.model_copy(update={"exploration": None}),
+            offered.disabled,
+            self.tracker.delays(release.candidates, time.monotonic()),
+            more_tokens=offered.request.more_tokens,
+        )
         if same_encoder(release, offered):
-            inputs = offered.routing.inputs
-            return release.decide_read(inputs, wishes, offered.disabled, delays)
-        ask = offered.ask
-        return release.route(
-            ask.query, wishes, offered.disabled, delays, more_tokens=ask.more_tokens
-        ).decision
+            return release.decide_read(offered.routing.inputs, context)
+        return release.route(offered.request.query, context).decision
 
 
 def same_encoder(release: Release, offered: Offered) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ from models.release.manifest import Manifest, read_manifest
 from models.release.release import Release
 from serving import metrics
 from serving.polling import Poller
+from serving.routing.last_run import LastRun
 
 if TYPE_CHECKING:
     from infra.registry.registry import Registry
@@ -26,8 +26,6 @@ log = logging.getLogger("mixllm.champion")
 
 # As the registry names it, whose module takes MLflow's seconds to import.
 CHAMPION: Final = "champion"
-CURRENT_FILE: Final = "current-release"
-DISABLED_FILE: Final = "disabled.json"
 RETRY_SECONDS: Final = 60.0
 
 
@@ -81,7 +79,7 @@ class Champion:
         # When the registry answered last (seconds since the epoch), if it did.
         self.asked: float | None = None
         self.upstreams: Mapping[str, Upstream] = {}
-        self._home = settings.home / "registry"
+        self._last_run = LastRun(settings.home / "registry")
         self._failed: dict[str, float] = {}
         self._catalog_written = 0
         self._registry: Registry | None = None
@@ -90,22 +88,16 @@ class Champion:
     def start(self) -> None:
         """Load the release of the last run from disk, if any, then follow the registry."""
         self._read_catalog()
-        self._read_disabled()
+        self.disabled = self._last_run.disabled()
         try:
-            self._load_from_disk()
+            self._load_last_run()
         except Exception as error:  # whatever lies there, the registry has another copy
             self._note(f"the release of the last run is not loaded: {error}")
         self._poller.start()
 
-    def _load_from_disk(self) -> None:
-        marker = self._home / CURRENT_FILE
-        if not marker.is_file():
-            return
-        version = marker.read_text()[:40].strip()
-        if not version.isdecimal():
-            raise ReleaseError(f"{marker}: {version!r} is not a version")
-        folder = self._home / "releases" / version
-        self._answer_with(self._checked(version, folder, "disk"))
+    def _load_last_run(self) -> None:
+        if (last := self._last_run.release()) is not None:
+            self._answer_with(self._checked(*last, "disk"))
 
     def stop(self) -> None:
         self._poller.stop()
@@ -162,7 +154,7 @@ class Champion:
                 if registry.alias(CHAMPION) != version:
                     return  # another one has become champion meanwhile
                 self._answer_with(release)
-                self._remember(version)
+                self._last_run.keep_release(version)
                 if running is not None:
                     self._note_swap(registry, running.version, version)
         except RegistryError:
@@ -184,7 +176,7 @@ class Champion:
             self.running = replace(running, source="registry")
         else:
             self._answer_with(self._checked(running.version, folder, "registry"))
-        self._remember(running.version)
+        self._last_run.keep_release(running.version)
 
     def _checked(self, version: str, folder: Path, source: str) -> Running:
         """A release, loaded and checked, that does not answer yet. Raises ReleaseError."""
@@ -226,34 +218,11 @@ class Champion:
         except Exception as error:
             log.error("release %s answers, but is not noted: %s", running.version, short(error))
 
-    def _remember(self, version: str) -> None:
-        """What a restart loads before it has asked the registry."""
-        self._write(CURRENT_FILE, version)
-
-    def _write(self, name: str, text: str) -> None:
-        """A file that a restart reads, whole or not at all."""
-        written = self._home / f".{name}-{os.getpid()}"
-        try:
-            written.write_text(text)
-            os.replace(written, self._home / name)
-        except OSError as error:
-            log.error("%s: %s; a restart reads what was there", self._home / name, error.strerror)
-
     def _disable(self, names: frozenset[str]) -> None:
         """Nobody gets these from now on, nor after a restart that does not reach the registry."""
         if names != self.disabled:
             self.disabled = names
-            self._write(DISABLED_FILE, json.dumps(sorted(names)))
-
-    def _read_disabled(self) -> None:
-        """Who was disabled when this machine asked the registry last."""
-        try:
-            names = json.loads((self._home / DISABLED_FILE).read_text())
-            self.disabled = frozenset(str(name) for name in names)
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError) as error:
-            log.error("%s: %s", self._home / DISABLED_FILE, short(error))
+            self._last_run.keep_disabled(names)
 
     def _note_swap(self, registry: Registry, old: str, new: str) -> None:
         """What a rollback goes back to; the old release may have been deleted."""

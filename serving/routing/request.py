@@ -1,4 +1,4 @@
-"""What is asked of the router."""
+"""A request to the router."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.queries.conversation import BYTES_PER_TOKEN, length_of
 
 
 @dataclass(frozen=True)
-class Ask:
+class RoutingRequest:
     """What to decide.
 
     query: the text to route by.

@@ -6,8 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from models.decision.waiting import WaitingTracker
 from models.decision.wishes import Wishes
 from models.errors import DecisionError
 from models.learning.policy_state import PolicyState
-from models.release.release import MAX_QUERY_CHARACTERS, Routing
+from models.release.release import MAX_QUERY_CHARACTERS, RouteContext, Routing
 from monitoring.store.decisions import Asked, decision_row, fallback_row
 from serving import metrics
 from serving.access.keys import KeyRing
@@ -28,7 +27,7 @@ from serving.routing.challenger import Challenger, Offered
 from serving.routing.champion import Champion, Running
 from serving.routing.exploration_budget import ExplorationBudget
 from serving.routing.policy_follower import PolicyFollower
-from serving.routing.request import Ask
+from serving.routing.request import RoutingRequest
 from serving.routing.sessions import Sessions
 
 log = logging.getLogger("mixllm.routing")
@@ -86,7 +85,7 @@ class Router:
         self.budget = ExplorationBudget(settings.exploration_usd_per_day)
         self._keep = keep
 
-    def decide(self, ask: Ask) -> tuple[Routed, dict[str, float]]:
+    def decide(self, request: RoutingRequest) -> tuple[Routed, dict[str, float]]:
         """A decision, and the seconds that each part took.
 
         Raises NotReady, and DecisionError for what the client can mend.
@@ -94,19 +93,19 @@ class Router:
         start = time.perf_counter()
         champion = self.champion.running
         if champion is None:
-            return self._fall_back(None, ask, "no release is loaded", start), {}
-        running = self.challenger.canary_of(ask.key_id, ask.session) or champion
+            return self._fall_back(None, request, "no release is loaded", start), {}
+        running = self.challenger.canary_of(request.key_id, request.session) or champion
         catalog = running.release.manifest.catalog
-        wishes, stored = self._wishes(ask, catalog), self.policy.of(running.release.digest)
+        wishes, stored = self._wishes(request, catalog), self.policy.of(running.release.digest)
         try:
-            routing = self._route(running, ask, wishes, stored.state if stored else None)
+            routing = self._route(running, request, wishes, stored.state if stored else None)
         except DecisionError:
             raise
         except Exception as error:  # a bug of ours is not the caller's outage
             reason = f"routing failed: {type(error).__name__}"
             log.error("%s", reason, exc_info=error)
-            return self._fall_back(running, ask, reason, start), {}
-        asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
+            return self._fall_back(running, request, reason, start), {}
+        asked = Asked(request.query, self.settings.store_queries, request.key_id)
         row = decision_row(
             routing,
             running.release,
@@ -134,67 +133,69 @@ class Router:
         parts = {**vars(routing.timings), "total": time.perf_counter() - start}
         observe(routed, parts)
         if running is champion and self.challenger.asks():
-            closed = ask.closed(catalog.names) | ask.unavailable | self.champion.disabled
-            offered = Offered(row["id"], ask, wishes, routing, champion, closed, parts["total"])
+            closed = request.closed(catalog.names) | request.unavailable | self.champion.disabled
+            offered = Offered(row["id"], request, wishes, routing, champion, closed, parts["total"])
             self.challenger.offer(offered)
         return routed, parts
 
-    def _wishes(self, ask: Ask, catalog: Catalog) -> Wishes:
+    def _wishes(self, request: RoutingRequest, catalog: Catalog) -> Wishes:
         """What is asked for, what its content needs, and what the key and the service say where
         nothing is."""
-        wishes = ask.wishes
+        wishes = request.wishes
         added: dict[str, Any] = {}
-        if required := catalog.required(ask.needs):
+        if required := catalog.required(request.needs):
             added["abilities"] = tuple(dict.fromkeys((*wishes.abilities, *required)))
         if wishes.switching_cost is None and self.settings.switching_cost:
             added["switching_cost"] = self.settings.switching_cost
-        found: Exploration | None = wishes.exploration
-        found = found or self.keys.exploration(ask.key_id) or self.settings.exploration
+        exploration: Exploration | None = wishes.exploration
+        exploration = (
+            exploration or self.keys.exploration(request.key_id) or self.settings.exploration
+        )
         if self.budget.spent:
-            found = None
-        if found != wishes.exploration:
-            added["exploration"] = found
+            exploration = None
+        if exploration != wishes.exploration:
+            added["exploration"] = exploration
         return wishes.model_copy(update=added) if added else wishes
 
     def _route(
-        self, running: Running, ask: Ask, wishes: Wishes, policy: PolicyState | None
+        self, running: Running, request: RoutingRequest, wishes: Wishes, policy: PolicyState | None
     ) -> Routing:
         release = running.release
-        closed = ask.closed(release.candidates) | self.champion.disabled
-        delays = self.tracker.delays(release.candidates, time.monotonic())
-        route = partial(
-            release.route,
-            ask.query,
+        closed = request.closed(release.candidates) | self.champion.disabled
+        context = RouteContext(
             wishes,
-            delays=delays,
-            incumbent=self.sessions.last(ask.key_id, ask.session),
-            more_tokens=ask.more_tokens,
+            disabled=closed | request.unavailable,
+            delays=self.tracker.delays(release.candidates, time.monotonic()),
+            incumbent=self.sessions.last(request.key_id, request.session),
+            more_tokens=request.more_tokens,
             policy=policy,
             number=random.random() if wishes.exploration is not None else 0.0,
         )
         try:
-            return route(disabled=closed | ask.unavailable)
+            return release.route(request.query, context)
         except DecisionError:
-            if not ask.unavailable:
+            if not request.unavailable:
                 raise
-            return route(disabled=closed)
+            return release.route(request.query, replace(context, disabled=closed))
 
-    def fall_back(self, ask: Ask, reason: str) -> Routed:
+    def fall_back(self, request: RoutingRequest, reason: str) -> Routed:
         """The first candidate that may be asked, for a request that has nothing to route by.
 
         Raises NotReady, and DecisionError where none may.
         """
-        return self._fall_back(self.champion.running, ask, reason, time.perf_counter())
+        return self._fall_back(self.champion.running, request, reason, time.perf_counter())
 
-    def _fall_back(self, running: Running | None, ask: Ask, reason: str, start: float) -> Routed:
+    def _fall_back(
+        self, running: Running | None, request: RoutingRequest, reason: str, start: float
+    ) -> Routed:
         catalog = running.release.manifest.catalog if running else self.champion.spare_catalog
         if catalog is None:
             raise NotReady
-        ranking = fallback_ranking(catalog, ask, self.champion.disabled, reason)
-        wtp = ask.wishes.willingness_to_pay
+        ranking = fallback_ranking(catalog, request, self.champion.disabled, reason)
+        wtp = request.wishes.willingness_to_pay
         if wtp is None and running is not None:
             wtp = running.release.manifest.defaults.willingness_to_pay
-        asked = Asked(ask.query, self.settings.store_queries, ask.key_id)
+        asked = Asked(request.query, self.settings.store_queries, request.key_id)
         version = running.version if running else None
         row = fallback_row(
             ranking[0], reason, wtp or 0.0, asked, time.perf_counter() - start, version
@@ -202,24 +203,26 @@ class Router:
         self._keep(row)
         metrics.fallbacks.labels(reason.partition(":")[0]).inc()
         entries = {entry.name: entry for entry in catalog.llms}
-        tokens = ask.prompt_tokens
+        tokens = request.prompt_tokens
         return Routed(row["id"], ranking, entries, tokens, wtp, 1.0, version, None, reason)
 
 
 def fallback_ranking(
-    catalog: Catalog, ask: Ask, disabled: frozenset[str], reason: str
+    catalog: Catalog, request: RoutingRequest, disabled: frozenset[str], reason: str
 ) -> list[str]:
     """Who may be asked without a prediction, the default first. Raises DecisionError where nobody
     may."""
     need = Need(
-        wishes=ask.wishes,
-        abilities=tuple(dict.fromkeys((*ask.wishes.abilities, *catalog.required(ask.needs)))),
-        prompt_tokens=0.0 if ask.pinned else ask.prompt_tokens,
-        max_response_tokens=ask.max_response_tokens,
+        wishes=request.wishes,
+        abilities=tuple(
+            dict.fromkeys((*request.wishes.abilities, *catalog.required(request.needs)))
+        ),
+        prompt_tokens=0.0 if request.pinned else request.prompt_tokens,
+        max_response_tokens=request.max_response_tokens,
         reason=reason,
     )
-    names = eligible(catalog, need, ask.closed(catalog.names) | disabled)
-    return [name for name in names if name not in ask.unavailable] or names
+    names = eligible(catalog, need, request.closed(catalog.names) | disabled)
+    return [name for name in names if name not in request.unavailable] or names
 
 
 def routable(text: str) -> str:

@@ -194,7 +194,7 @@ def test_a_tampered_tag_of_the_running_release_keeps_its_copy_on_disk(scene: Sce
     assert scene.poll() == "1"
     assert "its tag manifest_sha256 says" in scene.error
     again = champion_of(scene.champion.settings)
-    again._load_from_disk()
+    again._load_last_run()
     assert again.running is not None
     assert again.running.version == "1"
 

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from models.decision.exploration import Exploration
 from models.decision.wishes import Wishes
 from models.learning.off_policy import compare_policies
-from models.release.release import Release
+from models.release.release import Release, RouteContext
 from monitoring.learning.logged_votes import graded_answers, logged_votes, read_votes
 from monitoring.store.decisions import Asked, decision_row, insert_decisions
 from monitoring.store.feedback import insert_feedback
@@ -32,7 +32,7 @@ def write_log(engine: Engine, release: Release, truth: dict[str, float]) -> None
     decisions, votes = [], []
     for i in range(COUNT):
         query = QUERIES[i % len(QUERIES)]
-        routing = release.route(query, wishes, number=float(rng.random()))
+        routing = release.route(query, RouteContext(wishes, number=float(rng.random())))
         decisions.append(decision_row(routing, release, "1", Asked(query, "hash"), 0.001))
         reward = float(rng.random() < truth[routing.decision.llm])
         told = {"satisfied": None, "quality": reward, "prompt_tokens": 9, "response_tokens": 30}

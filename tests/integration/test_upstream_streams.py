@@ -224,7 +224,7 @@ def test_several_choices_each_finish() -> None:
 )
 def test_what_has_no_end_is_bounded(raw: bytes, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if raw.startswith(b"data: null"):
-        monkeypatch.setattr("serving.gateway.endpoint.MAX_STREAM_BYTES", 2_000_000)
+        monkeypatch.setattr("serving.gateway.reply.MAX_STREAM_BYTES", 2_000_000)
     view = memoryview(raw)
     pieces = [bytes(view[i : i + 2**20]) for i in range(0, len(raw), 2**20)]
 
@@ -290,7 +290,7 @@ def test_a_stream_that_never_ends_is_ended() -> None:
 
 
 def test_a_finished_answer_waits_no_longer_for_its_usage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.gateway.endpoint.AFTER_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("serving.gateway.reply.AFTER_FINISH_SECONDS", 0.1)
 
     async def hangs(writer: asyncio.StreamWriter) -> None:
         writer.write(streamed(data(*HELLO)))

@@ -11,7 +11,7 @@ from serving.http.guarded_routes import MayRoute, State, guarded_router
 from serving.http.observations import sent
 from serving.http.responses import route_response
 from serving.http.schemas import RouteRequest, RouteResponse
-from serving.routing.request import Ask
+from serving.routing.request import RoutingRequest
 from serving.state import ServiceState
 
 router = guarded_router()
@@ -22,8 +22,8 @@ async def route(request: RouteRequest, state: State, key_id: MayRoute) -> Respon
     state.keys.check_budget(key_id)
     state.gateway.follow(state.champion.upstreams)
     loop = asyncio.get_running_loop()
-    ask = ask_of(request, state, key_id)
-    routed, parts = await loop.run_in_executor(state.pool, state.router.decide, ask)
+    wanted = routing_request(request, state, key_id)
+    routed, parts = await loop.run_in_executor(state.pool, state.router.decide, wanted)
     sent(state, routed)
     state.router.sessions.note(key_id, request.session, routed.llm)
     timing = ", ".join(f"{part};dur={1000 * value:.3f}" for part, value in parts.items())
@@ -35,10 +35,12 @@ async def route(request: RouteRequest, state: State, key_id: MayRoute) -> Respon
     )
 
 
-def ask_of(request: RouteRequest, state: ServiceState, key_id: str | None) -> Ask:
+def routing_request(
+    request: RouteRequest, state: ServiceState, key_id: str | None
+) -> RoutingRequest:
     """What ``/v1/route`` decides."""
     wishes = Wishes(**{name: getattr(request, name) for name in Wishes.model_fields})
     unavailable = state.gateway.unavailable()
-    return Ask(
+    return RoutingRequest(
         request.query, wishes, session=request.session, key_id=key_id, unavailable=unavailable
     )

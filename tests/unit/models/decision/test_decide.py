@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.decision.decide import decide
+from models.decision.decide import DecisionContext, decide
 from models.decision.estimates import DecisionDefaults, Estimates, score
 from models.decision.explain import explain
 from models.decision.exploration import Exploration
@@ -45,7 +45,7 @@ def test_a_very_late_candidate_has_a_finite_score() -> None:
 )
 def test_willingness_to_pay_buys_quality(wtp: float, choice: str) -> None:
     defaults = DecisionDefaults(willingness_to_pay=0.01)
-    decision = decide(NAMES, estimates(), defaults, Wishes(willingness_to_pay=wtp))
+    decision = decide(NAMES, estimates(), defaults, DecisionContext(Wishes(willingness_to_pay=wtp)))
     assert decision.llm == choice
     assert decision.propensity == 1.0
     assert decision.willingness_to_pay == wtp
@@ -54,12 +54,15 @@ def test_willingness_to_pay_buys_quality(wtp: float, choice: str) -> None:
 def test_a_drawn_choice_carries_its_probability() -> None:
     defaults = DecisionDefaults(willingness_to_pay=1.0)
     wishes = Wishes(exploration=Exploration(kind="epsilon", epsilon=0.3))
-    drawn = [decide(NAMES, estimates(), defaults, wishes, number=n) for n in (0.05, 0.15, 0.9)]
+    drawn = [
+        decide(NAMES, estimates(), defaults, DecisionContext(wishes, number=n))
+        for n in (0.05, 0.15, 0.9)
+    ]
     assert [d.llm for d in drawn] == NAMES
     assert [d.propensity for d in drawn] == pytest.approx([0.1, 0.1, 0.8])
     assert sum(row["probability"] for row in explain(drawn[0])["scores"]) == pytest.approx(1.0)
     least = Wishes(min_quality=0.4, exploration=Exploration(kind="softmax"))
-    assert decide(NAMES, estimates(), defaults, least, number=0.99).llm == "small"
+    assert decide(NAMES, estimates(), defaults, DecisionContext(least, number=0.99)).llm == "small"
 
 
 @given(
@@ -81,7 +84,7 @@ def test_what_would_change_it_does_change_it(
             NAMES,
             given_,
             defaults,
-            Wishes(willingness_to_pay=switch["willingness_to_pay"] * beyond),
+            DecisionContext(Wishes(willingness_to_pay=switch["willingness_to_pay"] * beyond)),
         )
         assert other.llm != decision.llm or np.isclose(
             other.terms.total.max(), np.sort(other.terms.total)[-2], atol=1e-6
@@ -99,11 +102,13 @@ def test_the_explanation_names_the_second_and_the_margin() -> None:
 
 def test_only_the_allowed_are_chosen() -> None:
     defaults = DecisionDefaults(willingness_to_pay=1.0)
-    decision = decide(NAMES, estimates(), defaults, allowed=np.array([True, False, False]))
+    decision = decide(
+        NAMES, estimates(), defaults, DecisionContext(allowed=np.array([True, False, False]))
+    )
     assert decision.llm == "small"
     assert explain(decision)["runner_up"] is None
     with pytest.raises(DecisionError, match="no candidate is left"):
-        decide(NAMES, estimates(), defaults, allowed=np.zeros(3, dtype=bool))
+        decide(NAMES, estimates(), defaults, DecisionContext(allowed=np.zeros(3, dtype=bool)))
 
 
 def test_a_score_that_is_not_a_number_is_never_chosen() -> None:
@@ -131,7 +136,7 @@ def test_a_bad_willingness_to_pay_is_refused(value: float) -> None:
 )
 def test_wishes_are_granted(wishes: dict[str, Any], choice: str) -> None:
     defaults = DecisionDefaults(willingness_to_pay=0.01)
-    decision = decide(NAMES, estimates(), defaults, Wishes(**wishes))
+    decision = decide(NAMES, estimates(), defaults, DecisionContext(Wishes(**wishes)))
     assert decision.llm == choice
     assert explain(decision)["scores"][0]["llm"] == choice
 
@@ -151,7 +156,12 @@ def test_wishes_that_nobody_grants_say_how_near_the_nearest_is(
     wishes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DecisionError, match=message):
-        decide(NAMES, estimates(), DecisionDefaults(willingness_to_pay=0.01), Wishes(**wishes))
+        decide(
+            NAMES,
+            estimates(),
+            DecisionDefaults(willingness_to_pay=0.01),
+            DecisionContext(Wishes(**wishes)),
+        )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +176,10 @@ def test_wishes_that_make_no_sense_are_refused(wishes: dict[str, Any]) -> None:
 def test_a_choice_by_least_cost_is_explained_as_one() -> None:
     told = explain(
         decide(
-            NAMES, estimates(), DecisionDefaults(willingness_to_pay=10.0), Wishes(min_quality=0.6)
+            NAMES,
+            estimates(),
+            DecisionDefaults(willingness_to_pay=10.0),
+            DecisionContext(Wishes(min_quality=0.6)),
         )
     )
     assert [row["llm"] for row in told["scores"]] == ["middle", "large"]

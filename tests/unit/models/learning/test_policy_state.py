@@ -7,7 +7,7 @@ import pytest
 from models.errors import PolicyError
 from models.learning.policy_state import PolicyState, Vote
 from models.predictors.uncertainty import along
-from models.release.release import Release
+from models.release.release import Release, RouteContext
 
 QUERIES = ("Compute 12 * 7.", "Write a poem about rain.", "What is the capital of Peru?")
 
@@ -48,7 +48,7 @@ def test_without_votes_the_router_decides_exactly_as_the_release(
     release: Release, state: PolicyState
 ) -> None:
     for query in QUERIES:
-        plain, followed = release.route(query), release.route(query, policy=state)
+        plain, followed = release.route(query), release.route(query, RouteContext(policy=state))
         assert plain.decision.llm == followed.decision.llm
         assert (plain.decision.terms.total == followed.decision.terms.total).all()
 
@@ -69,7 +69,7 @@ def test_votes_change_who_is_chosen(release: Release, state: PolicyState) -> Non
                 f"v{i % 7}",
             )
         )
-    after = release.route(query, policy=state)
+    after = release.route(query, RouteContext(policy=state))
     assert after.decision.llm != before.decision.llm
     i = before.decision.choice
     assert after.decision.terms.feedback[i] < -0.3

@@ -16,7 +16,7 @@ from models.predictors.fitting import fit_predictors
 from models.predictors.predictor import Predictor, shared_maps
 from models.release.build import change_release
 from models.release.manifest import read_manifest, slug
-from models.release.release import Release
+from models.release.release import Release, RouteContext
 from tampering import repin
 
 
@@ -74,7 +74,7 @@ def test_a_query_beyond_the_limit_is_an_error(release: Release) -> None:
 
 def test_an_unknown_candidate_gets_the_nearest(release: Release) -> None:
     with pytest.raises(UnknownCandidate, match="did you mean 'sim-mini'"):
-        release.route("hello", Wishes(candidates=("sim-mni",)))
+        release.route("hello", RouteContext(Wishes(candidates=("sim-mni",))))
 
 
 @pytest.mark.parametrize("part", ["encoder/encoder.onnx", "predictors/sim-mini/predictor.json"])
@@ -133,13 +133,13 @@ def test_names_become_distinct_folders() -> None:
 
 def test_the_disabled_are_never_chosen(release: Release) -> None:
     dear = Wishes(willingness_to_pay=1000.0)
-    first = release.route("Compute 12 * 13 + 4.", dear).decision.llm
-    second = release.route("Compute 12 * 13 + 4.", dear, frozenset({first})).decision
+    first = release.route("Compute 12 * 13 + 4.", RouteContext(dear)).decision.llm
+    second = release.route("Compute 12 * 13 + 4.", RouteContext(dear, frozenset({first}))).decision
     assert second.llm != first
     with pytest.raises(DecisionError, match="disabled"):
-        release.route("hello", Wishes(candidates=(first,)), frozenset({first}))
+        release.route("hello", RouteContext(Wishes(candidates=(first,)), frozenset({first})))
     with pytest.raises(DecisionError, match="no candidate is left"):
-        release.route("hello", disabled=frozenset(release.candidates))
+        release.route("hello", RouteContext(disabled=frozenset(release.candidates)))
 
 
 @pytest.fixture
@@ -157,10 +157,10 @@ def test_windows_and_abilities_come_before_the_score(limited: Release) -> None:
     assert limited.route("word " * 5_000).decision.llm == "sim-large"
     with pytest.raises(DecisionError, match=r"no candidate's context window is larger than 100000"):
         limited.route("a " * 499_000)
-    able = limited.route("hello", Wishes(abilities=("tools",))).decision
+    able = limited.route("hello", RouteContext(Wishes(abilities=("tools",)))).decision
     assert able.llm in ("sim-mini", "sim-large")
     with pytest.raises(DecisionError, match="the ability 'images'; known: tools"):
-        limited.route("hello", Wishes(abilities=("images",)))
+        limited.route("hello", RouteContext(Wishes(abilities=("images",))))
 
 
 def test_one_candidate_changes_and_nothing_else(
@@ -243,7 +243,7 @@ def test_ten_of_seventeen_disabled_decide_right_at_once(
     assert len(gone) == 10
     for query in ("What is 2 + 2?", "Prove the theorem of Pythagoras.", "Name a river in France."):
         free = release.route(query).decision
-        kept = release.route(query, disabled=gone).decision
+        kept = release.route(query, RouteContext(disabled=gone)).decision
         best = max(
             (score, -i)
             for i, score in enumerate(free.terms.total)
