@@ -24,7 +24,7 @@ from models.evaluation.predictor_report import (
 )
 from models.predictors.fitting import Fitted, fit_predictors
 from models.predictors.predictor import Predictor, shared_maps
-from models.release.build import change_release
+from models.release.change import put_candidate, remove_candidate
 from models.release.manifest import Manifest, read_manifest
 from monitoring.store.locks import exclusive
 from monitoring.store.schema import open_store
@@ -85,7 +85,7 @@ def change_candidate(
         folder = Path(temporary) / "release"
         if data is None:
             change = f"remove {name}"
-            change_release(source, folder, remove=name)
+            remove_candidate(source, folder, name)
         else:
             whole = validate_data(Path(data), Path(quarantine) if quarantine else None)
             check_candidate(name, whole)
@@ -99,11 +99,8 @@ def change_candidate(
                 judged_by = data  # it holds the outcomes of the others, too
             report = validate(fitted, rows, whole, source / manifest.encoder.folder, settings)
             change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
-            change_release(
-                source,
-                folder,
-                put=(predictor, whole.catalog.get(name)),
-                flagged=flags_of(report).get(name),
+            put_candidate(
+                source, folder, predictor, whole.catalog.get(name), flags_of(report).get(name)
             )
         new = register_change(folder, version, change, predictor, settings)
     state, reason = settle(new, promote_release, settings, judged_by)

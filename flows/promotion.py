@@ -13,7 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from infra.registry.records import CHAMPION
 from infra.registry.registry import Registry
 from infra.settings import Settings
-from models.release.gate import REFUSED, gate_table
+from models.release.gate.checks import REFUSED
+from models.release.gate.table import gate_table
 from monitoring.release_gate import judge_release
 from monitoring.store.audit import note
 from monitoring.store.schema import open_store

@@ -25,7 +25,7 @@ from models.predictors.fitting import fit_predictors
 from models.predictors.predictor import Predictor, shared_maps
 from models.predictors.refit_gate import HELD_OUT, Errors, Refit, refit_table, shift_of
 from models.predictors.refitting import SEEN, GradedAnswers, due, refitted, with_answers
-from models.release.build import change_release
+from models.release.change import put_candidate
 from models.release.manifest import read_manifest
 from monitoring.learning.learner import newest_good
 from monitoring.learning.logged_votes import graded_answers, read_votes
@@ -139,7 +139,7 @@ def update_predictors(
         for number, refit in enumerate(good):
             entry = manifest.catalog.get(refit.predictor.llm)
             changed = root / f"release-{number}"
-            change_release(folder, changed, put=(refit.predictor, entry))
+            put_candidate(folder, changed, refit.predictor, entry)
             folder = changed
         new = register_refits(folder, version, good, report, settings)
     # Where the answers prove a change, the set's outcomes are of another time.

@@ -26,35 +26,37 @@ from models.data.files import read_evaluation_set
 from models.encoder.inputs import QueryInputs, read_queries
 from models.errors import EvaluationSetError, ReleaseError
 from models.queries.perturbations import PERTURBATIONS
-from models.release.gate import (
+from models.release.gate.checks import (
     AGREEMENT,
     CHAMPION_PROBES,
     EVALUATION,
     FAILS,
     MEMORY,
-    MEMORY_TOLERANCE,
     ROBUSTNESS,
     WORTH,
     Check,
-    JudgedData,
-    Slice,
-    Verdict,
-    aged,
-    agreement_check,
-    callable_check,
-    choices,
-    evaluation_check,
     first_release,
-    gate_table,
-    latency_check,
     not_measured,
+)
+from models.release.gate.operation import (
+    MEMORY_TOLERANCE,
+    callable_check,
+    latency_check,
     offpolicy_check,
     probes_check,
     ratio_check,
+)
+from models.release.gate.outcomes import (
+    Slice,
+    aged,
+    agreement_check,
+    choices,
+    evaluation_check,
     robustness_check,
-    settled,
     worth_check,
 )
+from models.release.gate.table import gate_table
+from models.release.gate.verdict import JudgedData, Verdict, settled
 from models.release.manifest import read_manifest
 from models.release.release import Release
 from monitoring.learning.off_policy import compare_releases

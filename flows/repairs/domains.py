@@ -12,7 +12,7 @@ from flows.steps import register_change
 from flows.update_predictors import update_predictors
 from models.domains.domains import Domains
 from models.domains.taggers import FORMS, KeyphraseTagger
-from models.release.build import change_release
+from models.release.change import replace_domains
 from monitoring.drift.unseen_queries import unseen_queries
 
 # Queries that make a domain, and graded answers from it that a predictor is refitted by.
@@ -34,7 +34,7 @@ def recluster(case: Case) -> Made:
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary) / "release"
         domains = Domains.load(folder / manifest.domains.folder)
-        change_release(folder, changed, domains=domains.extended(queries.embeddings, name))
+        replace_domains(folder, changed, domains.extended(queries.embeddings, name))
         change = f"alert {case.number}: domain {name!r} of {len(queries.embeddings)} queries"
         new: str = register_change(changed, version, change, None, case.scene.settings)
     case.note("recluster", change, f"release {new}")

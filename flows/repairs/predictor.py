@@ -16,7 +16,7 @@ from flows.update_predictors import read_graded
 from models.predictors.predictor import Predictor
 from models.predictors.refit_gate import Errors, Refit, refit_table, shift_of
 from models.predictors.refitting import recalibrated
-from models.release.build import change_release
+from models.release.change import put_candidate
 from models.release.manifest import Manifest, read_manifest
 from monitoring.learning.logged_votes import last_vote_before
 from monitoring.store.locks import exclusive
@@ -78,7 +78,7 @@ def register_refit(case: Case, folder: Path, base: str, found: Refit, report: st
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary) / "release"
         entry = read_manifest(folder).catalog.get(name)
-        change_release(folder, changed, put=(found.predictor, entry))
+        put_candidate(folder, changed, found.predictor, entry)
         change = f"alert {case.number}: recalibrate {name}"
         version: str = register_change(changed, base, change, found.predictor, case.scene.settings)
     return version

@@ -9,7 +9,7 @@ from typing import Final
 from flows.repairs.case import Case, Made
 from flows.steps import register_change
 from flows.train_router import train_router
-from models.release.build import change_release
+from models.release.change import replace_defaults
 
 BETA_FACTOR: Final = 2.0
 
@@ -21,7 +21,7 @@ def raise_beta(case: Case) -> Made:
     defaults = manifest.defaults.model_copy(update={"beta": beta})
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary) / "release"
-        change_release(folder, changed, defaults=defaults)
+        replace_defaults(folder, changed, defaults)
         change = f"alert {case.number}: beta {manifest.defaults.beta:g} → {beta:g}"
         new: str = register_change(changed, version, change, None, case.scene.settings)
     state = case.settle(new)

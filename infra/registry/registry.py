@@ -44,7 +44,7 @@ from models.digest import digest_file
 from models.encoder.onnx import CARD_FILE
 from models.errors import DigestMismatch, MixLLMError, NoRelease, RegistryError, ReleaseError
 from models.files.release_files import MOST_BYTES, NEEDED, check_tree
-from models.release.gate import REFUSED
+from models.release.gate.checks import REFUSED
 from models.release.manifest import MANIFEST_FILE, Manifest, Pin, read_manifest
 
 log = logging.getLogger("mixllm.registry")

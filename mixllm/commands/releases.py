@@ -15,7 +15,7 @@ from models.errors import MixLLMError, NoRelease, ReleaseError
 
 if TYPE_CHECKING:
     from infra.settings import Settings
-    from models.release.gate import Verdict
+    from models.release.gate.verdict import Verdict
 
 Changed = Annotated[
     str, typer.Option(help="What has changed since it was refused on the same data.")
@@ -69,7 +69,7 @@ def judged(
 def show_verdict(verdict: Verdict) -> None:
     from rich.markdown import Markdown
 
-    from models.release.gate import gate_table
+    from models.release.gate.table import gate_table
 
     console.print(Markdown(gate_table(verdict)))
 

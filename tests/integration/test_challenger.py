@@ -14,7 +14,7 @@ from sqlalchemy import Engine, func, select, text
 from infra.database import connect
 from infra.registry.records import Canary
 from infra.registry.registry import Registry
-from models.release.build import change_release
+from models.release.change import replace_defaults
 from models.release.manifest import read_manifest
 from monitoring.store.shadows import shadow_figures, shadow_summary
 from monitoring.store.tables import decisions, releases
@@ -59,7 +59,7 @@ def service(
     defaults = read_manifest(release_folder).defaults.model_copy(
         update={"willingness_to_pay": 1e-7}
     )
-    change_release(release_folder, home / "other", defaults=defaults)
+    replace_defaults(release_folder, home / "other", defaults)
     for folder, run in ((release_folder, "run-1"), (home / "other", "run-2")):
         registry.register_release(folder, {}, {}, home / "reports", run)
     registry.promote("1")

@@ -172,10 +172,10 @@ def test_the_votes_since_a_decision(engine: Engine, release: Release, send: Send
 def test_a_canary_is_held_against_the_champion_meanwhile(
     engine: Engine, release: Release, send: Send, release_folder: Path, tmp_path: Path
 ) -> None:
-    from models.release.build import change_release
+    from models.release.change import replace_defaults
 
     defaults = release.manifest.defaults.model_copy(update={"beta": 0.2})
-    change_release(release_folder, tmp_path / "canary", defaults=defaults)
+    replace_defaults(release_folder, tmp_path / "canary", defaults)
     canary = Release.load(tmp_path / "canary")
     for _ in range(4):
         send(40)

@@ -15,7 +15,8 @@ from infra.settings import Settings
 from models.data.evaluation_set import EvaluationSet, is_test_query
 from models.data.files import write_evaluation_set
 from models.errors import EvaluationSetError
-from models.release.gate import EVALUATION, FAILS, NOT_MEASURED, WORTH, Verdict
+from models.release.gate.checks import EVALUATION, FAILS, NOT_MEASURED, WORTH
+from models.release.gate.verdict import Verdict
 from monitoring.release_gate import judge_release, standing_verdict
 from monitoring.store.audit import read_audit
 

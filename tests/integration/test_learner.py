@@ -15,7 +15,7 @@ from sqlalchemy import Engine, update
 
 from models.errors import StoreError
 from models.learning.policy_state import PolicyState, state_digest
-from models.release.build import change_release
+from models.release.change import remove_candidate
 from models.release.release import Release
 from monitoring.learning import learner
 from monitoring.learning.learner import (
@@ -123,7 +123,7 @@ import sys
 from pathlib import Path
 from infra.database import connect
 from models.release.release import Release
-from models.release.build import change_release
+from models.release.change import remove_candidate
 from monitoring.learning import learner
 from votes import subject_of
 engine, subject = connect(sys.argv[1]), subject_of(Release.load(Path(sys.argv[2])))
@@ -285,7 +285,7 @@ def test_heads_go_and_come_with_candidates(
     first = learn(engine, subject_of(release))
     chosen = [row["llm"] for row in votes]
     gone = max(set(chosen), key=chosen.count)
-    change_release(release_folder, tmp_path / "fewer", remove=gone)
+    remove_candidate(release_folder, tmp_path / "fewer", gone)
     fewer = Release.load(tmp_path / "fewer")
     state = learn(engine, subject_of(fewer)).state
     assert state.candidates == [name for name in release.candidates if name != gone]

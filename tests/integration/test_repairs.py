@@ -27,7 +27,7 @@ from models.data.files import write_evaluation_set
 from models.domains.domains import Domains
 from models.drift.signals import Signal
 from models.predictors.predictor import Predictor
-from models.release.build import change_release
+from models.release.change import replace_defaults
 from models.release.manifest import read_manifest
 from models.release.release import Release
 from monitoring.drift.alert_log import list_alerts, open_alert
@@ -302,7 +302,7 @@ def test_an_alert_ends_the_canary(platform: Platform) -> None:
     folder, reports = registry.home / "other", registry.home / "none"
     reports.mkdir()
     defaults = platform.release.manifest.defaults.model_copy(update={"beta": 0.5})
-    change_release(registry.fetch("1"), folder, defaults=defaults)
+    replace_defaults(registry.fetch("1"), folder, defaults)
     registry.register_release(folder, {}, {}, reports, "second")
     registry.set_canary(Canary("2", 0.1))
     drifted(platform)

@@ -10,7 +10,9 @@ from markdown_it import MarkdownIt
 from experiments.latency.report import traffic_table
 from models import escape
 from models.domains.audit import TagAudit, audit_text, plot_audit
-from models.release.gate import PASSES, Check, Verdict, gate_table
+from models.release.gate.checks import PASSES, Check
+from models.release.gate.table import gate_table
+from models.release.gate.verdict import Verdict
 
 TABLE = "|" + " a |" * 7 + "\n|" + " --- |" * 7 + "\n"
 ATTACKS = (

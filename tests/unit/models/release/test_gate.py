@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.catalog import Candidate, Catalog, Upstream
-from models.release.gate import (
+from models.release.gate.checks import (
     AGREEMENT,
     FAILS,
     MEMORY,
@@ -14,23 +14,25 @@ from models.release.gate import (
     PASSES,
     REFUSED,
     Check,
-    JudgedData,
-    Slice,
-    Verdict,
-    aged,
-    agreement_check,
-    callable_check,
-    evaluation_check,
     first_release,
-    gate_table,
-    latency_check,
     not_measured,
+)
+from models.release.gate.operation import (
+    callable_check,
+    latency_check,
     offpolicy_check,
     ratio_check,
+)
+from models.release.gate.outcomes import (
+    Slice,
+    aged,
+    agreement_check,
+    evaluation_check,
     robustness_check,
-    settled,
     worth_check,
 )
+from models.release.gate.table import gate_table
+from models.release.gate.verdict import JudgedData, Verdict, settled
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from models.encoder.inputs import QueryInputs
 from models.errors import DecisionError, DigestMismatch, ReleaseError, UnknownCandidate
 from models.predictors.fitting import fit_predictors
 from models.predictors.predictor import Predictor, shared_maps
-from models.release.build import change_release
+from models.release.change import put_candidate, remove_candidate
 from models.release.manifest import read_manifest, slug
 from models.release.release import Release, RouteContext
 from tampering import repin
@@ -182,7 +182,7 @@ def test_one_candidate_changes_and_nothing_else(
     (fitted,) = fit_predictors(data, train_inputs[few], old.encoder.encoder, maps=shared)
     predictor = fitted.predictor
 
-    added = change_release(release_folder, tmp_path / "added", put=(predictor, entry))
+    added = put_candidate(release_folder, tmp_path / "added", predictor, entry)
     digests = {llm: part.digest for llm, part in added.predictors.items()}
     assert digests.pop("new/one") == added.predictors["new/one"].digest
     assert digests == {llm: part.digest for llm, part in old.predictors.items()}
@@ -193,7 +193,7 @@ def test_one_candidate_changes_and_nothing_else(
     uncertainty = dict(zip(decision.candidates, decision.estimates.uncertainty, strict=True))
     assert uncertainty.pop("new/one") > max(uncertainty.values()) + 0.1
 
-    removed = change_release(tmp_path / "added", tmp_path / "removed", remove="new/one")
+    removed = remove_candidate(tmp_path / "added", tmp_path / "removed", "new/one")
     assert removed.digest == old.digest
     Release.load(tmp_path / "removed").check_probes(tmp_path / "removed")
 
@@ -205,20 +205,20 @@ def test_a_predictor_of_another_encoder_is_not_put_in(
     stranger = dataclasses.replace(found, encoder="another")
     entry = read_manifest(release_folder).catalog.get("sim-mini")
     with pytest.raises(ReleaseError, match="another encoder"):
-        change_release(release_folder, tmp_path / "new", put=(stranger, entry))
+        put_candidate(release_folder, tmp_path / "new", stranger, entry)
 
 
 def test_the_unknown_and_the_last_candidate_are_not_removed(
     release_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UnknownCandidate, match="did you mean 'sim-mini'"):
-        change_release(release_folder, tmp_path / "a", remove="sim-mni")
+        remove_candidate(release_folder, tmp_path / "a", "sim-mni")
     source = release_folder
     for number, name in enumerate(read_manifest(release_folder).catalog.names[1:]):
-        change_release(source, tmp_path / str(number), remove=name)
+        remove_candidate(source, tmp_path / str(number), name)
         source = tmp_path / str(number)
     with pytest.raises(ReleaseError, match="the only candidate"):
-        change_release(source, tmp_path / "none", remove=read_manifest(source).catalog.names[0])
+        remove_candidate(source, tmp_path / "none", read_manifest(source).catalog.names[0])
 
 
 def test_ten_of_seventeen_disabled_decide_right_at_once(
@@ -231,11 +231,7 @@ def test_ten_of_seventeen_disabled_decide_right_at_once(
         new = entry.model_copy(
             update={"name": f"more-{number}", "output_price": entry.output_price * 1.1}
         )
-        change_release(
-            source,
-            tmp_path / str(number),
-            put=(dataclasses.replace(base, llm=new.name), new),
-        )
+        put_candidate(source, tmp_path / str(number), dataclasses.replace(base, llm=new.name), new)
         source = tmp_path / str(number)
     release = Release.load(source)
     assert len(release.candidates) == 17

@@ -1,0 +1,1 @@
+"""The gate: whether a release may take the champion's place, figure by figure."""
