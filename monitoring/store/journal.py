@@ -8,27 +8,22 @@ next one. A row that Postgres refuses becomes a dead letter, and the others go o
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
-import secrets
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
-
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, TimeoutError
+from typing import Any, Final
 
 from infra.text import dump_line
-from monitoring.store.dead_letters import DeadLetter, DeadLetters, parse_line, reason_of
+from monitoring.store.dead_letters import DeadLetter, DeadLetters, reason_of
+from monitoring.store.inserter import Insert, Inserter
+from monitoring.store.ownership import Ownership
 from monitoring.store.segment import Segment, sync_folder
+from monitoring.store.segments import SUFFIX, age, count_lines, read_batches
+from monitoring.store.waiting_rows import WaitingRows
 
 log = logging.getLogger("mixllm.journal")
 
-SUFFIX: Final = ".jsonl"
 # What earlier versions set aside, and did not look at again.
 REFUSED_SUFFIX: Final = ".refused"
 MAX_BACKOFF_SECONDS: Final = 5.0
@@ -36,41 +31,19 @@ MAX_BACKOFF_SECONDS: Final = 5.0
 LOST_LOGGED: Final = 1000
 # A segment is closed when it is so large, however long Postgres is away.
 SEGMENT_BYTES: Final = 8 * 2**20
-# What is read and inserted at once, so that memory does not grow with what waits.
-BATCH_ROWS: Final = 2000
-BATCH_BYTES: Final = 8 * 2**20
 # So often a batch may fail as if Postgres were away while it is well: then its rows are to blame.
 PATIENCE: Final = 5
-# SQLSTATE classes and codes that say nothing of a row: connection, transaction state, login, schema,
-# conflict, resources, object state, operator, system, internal; a table missing or not ours.
-AWAY_CLASSES: Final = frozenset({"08", "25", "28", "3D", "3F", "40", "53", "55", "57", "58", "XX"})
-AWAY_CODES: Final = frozenset({"42P01", "42501", "42703"})
-Insert = Callable[[Sequence[dict[str, Any]]], None]
-
-
-class DatabaseAway(Exception):
-    """Rows cannot be written now, whatever they are; they wait."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Lines of a segment. start, end: bytes. bad: lines that are no rows, and why."""
-
-    start: int
-    end: int
-    lines: list[bytes]
-    rows: list[dict[str, Any]]
-    bad: list[DeadLetter]
 
 
 class Journal:
     """Rows to be written to Postgres.
 
-    folder: where segments lie; shared by all processes of a machine. insert: writes rows in one
-    transaction, harmless when they are there already. flush_seconds: how long a row waits at most
-    while Postgres is well. synced: whether a row must be on the disk, not only the kernel's, before
-    ``append`` returns. check: raises where no row at all can be written now. refused: called with
-    how many rows have become dead letters.
+    folder: where segments lie; shared by all processes of a machine.
+    insert: writes rows in one transaction, harmless when they are there already.
+    flush_seconds: how long a row waits at most while Postgres is well.
+    synced: whether a row must be on the disk, not only the kernel's, before ``append`` returns.
+    check: raises where no row at all can be written now.
+    refused: called with how many rows have become dead letters.
     """
 
     def __init__(
@@ -78,20 +51,21 @@ class Journal:
         folder: Path,
         insert: Insert,
         flush_seconds: float,
+        *,
         synced: bool = False,
         check: Callable[[], None] | None = None,
         refused: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.synced = synced
         self.folder = folder
-        self.insert = insert
         self.flush_seconds = flush_seconds
         self.dead_letters = DeadLetters(folder)
+        self.files = WaitingRows(folder)
         # Rows that could not be kept, since the start.
         self.lost = 0
-        self.last_error: str | None = None
         self.disk_error: str | None = None
-        self._check, self._refused = check, refused
+        self._inserter = Inserter(folder, insert, check)
+        self._refused = refused
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._stop = threading.Event()
@@ -101,12 +75,7 @@ class Journal:
         self._waiting: dict[Path, int] = {}
         self._inserted: dict[Path, int] = {}
         self._failures: dict[tuple[Path, int], int] = {}
-        self._counted: dict[tuple[str, int], int] = {}
-        # Held while this process lives: its segments are nobody else's. Process ids repeat, in
-        # containers always, and clocks go back.
-        self._owner = f"{os.getpid()}-{time.time_ns()}-{secrets.token_hex(4)}"
-        self._owner_lock: IO[bytes] | None = None
-        self._adopted: dict[str, IO[bytes]] = {}
+        self._ownership = Ownership(folder)
         self._segment: Segment | None = None
         with self._lock:
             try:
@@ -159,52 +128,15 @@ class Journal:
             log.error("%s: rows lost: %d (%s)", self.folder.name, self.lost, reason)
 
     @property
+    def last_error(self) -> str | None:
+        """Why rows wait, while Postgres is away."""
+        return self._inserter.last_error
+
+    @property
     def waiting(self) -> int:
         """Rows of this process, and of dead ones it took over, not yet known to be in Postgres."""
         segment = self._segment
         return (segment.rows if segment else 0) + sum(list(self._waiting.values()))
-
-    def waiting_here(self) -> int:
-        """Rows in the files of every process of this machine, dead or alive."""
-        total, counted = 0, {}
-        for path in segments_of(self.folder):
-            try:
-                mark = (path.name, path.stat().st_size)
-                counted[mark] = self._counted.get(mark) or count_lines(path)
-            except OSError:  # inserted meanwhile
-                continue
-            total += counted[mark]
-        self._counted = counted
-        return total
-
-    def left(self) -> Iterator[dict[str, Any]]:
-        """The rows that wait in files, those of every process included."""
-        for path in segments_of(self.folder):
-            for batch in read_batches(path):
-                yield from batch.rows
-
-    def newest(self, count: int) -> list[dict[str, Any]]:
-        """The newest of the rows that wait in files, the oldest first; so many, however many wait."""
-        parts: deque[list[dict[str, Any]]] = deque()
-        missing = count
-        for path in reversed(segments_of(self.folder)):
-            if missing <= 0:
-                break
-            tail: deque[dict[str, Any]] = deque(maxlen=missing)
-            for batch in read_batches(path):
-                tail.extend(batch.rows)
-            parts.appendleft(list(tail))
-            missing -= len(tail)
-        return [row for part in parts for row in part]
-
-    def find(self, column: str, value: str) -> dict[str, Any] | None:
-        """A row that waits in a file, by a value of one of its columns."""
-        for path in segments_of(self.folder):
-            for batch in read_batches(path, value.encode()):
-                for row in batch.rows:
-                    if row.get(column) == value:
-                        return row
-        return None
 
     def flush(self) -> bool:
         """Move everything that waits into Postgres; False where it is away."""
@@ -220,7 +152,7 @@ class Journal:
                     well = False
             segment = self._segment
             if segment is None or segment.rows == 0:
-                self._release_adopted()
+                self._ownership.release(list(self._waiting))
                 return well
             try:
                 closed = self._close_segment()
@@ -228,7 +160,7 @@ class Journal:
                 self._disk_failed(error)
                 return self._insert_open()
             done = closed is None or self._insert_segment(closed)
-            self._release_adopted()
+            self._ownership.release(list(self._waiting))
             return done and well
 
     def close(self) -> None:
@@ -246,13 +178,7 @@ class Journal:
                 segment.close()
                 if segment.rows == 0:
                     segment.path.unlink(missing_ok=True)
-            own = [p for p in segments_of(self.folder) if owner_of(p) == self._owner]
-            if self._owner_lock is not None:
-                if not own:
-                    self._lock_path(self._owner).unlink(missing_ok=True)
-                self._owner_lock.close()
-            for handle in self._adopted.values():
-                handle.close()
+            self._ownership.close()
 
     def _run(self) -> None:
         backoff = self.flush_seconds
@@ -263,7 +189,7 @@ class Journal:
                 message, well = reason_of(error), False
                 if message != self.last_error:
                     log.error("%s: %s", self.folder.name, message)
-                self.last_error = message
+                self._inserter.last_error = message
             backoff = (
                 self.flush_seconds if well else min(max(backoff, 0.5) * 2, MAX_BACKOFF_SECONDS)
             )
@@ -275,9 +201,6 @@ class Journal:
         self.disk_error = message
 
     # --- files -----------------------------------------------------------------------------------
-
-    def _lock_path(self, owner: str) -> Path:
-        return self.folder / f"{owner}.lock"
 
     def _writable(self) -> Segment:
         """The open segment, or a new one where that can be written no more. Raises OSError."""
@@ -307,19 +230,11 @@ class Journal:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.synced:
                 sync_folder(self.folder.parent)
-        self._hold_owner_lock()
+        self._ownership.hold()
         self._count += 1
-        return Segment(self.folder / f"{self._owner}-{self._count:08d}{SUFFIX}", self.synced)
-
-    def _hold_owner_lock(self) -> None:
-        """Say that this process lives; again where somebody removed the file."""
-        path = self._lock_path(self._owner)
-        while self._owner_lock is None or not is_at(self._owner_lock, path):
-            handle = path.open("ab")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if self._owner_lock is not None:
-                self._owner_lock.close()
-            self._owner_lock = handle
+        return Segment(
+            self.folder / f"{self._ownership.name}-{self._count:08d}{SUFFIX}", self.synced
+        )
 
     def _close_segment(self) -> Path | None:
         """Go on in a new segment; the path of the one before. Raises OSError where none can be made."""
@@ -337,31 +252,10 @@ class Journal:
             return old.path
 
     def _adopt(self) -> None:
-        """Take over the segments whose process is gone, so that one process has and counts them."""
-        by_owner: dict[str, list[Path]] = {}
-        for path in segments_of(self.folder):
-            by_owner.setdefault(owner_of(path), []).append(path)
-        for lock_path in self.folder.glob("*.lock"):
-            by_owner.setdefault(lock_path.stem, [])
-        for owner in by_owner.keys() - {self._owner} - self._adopted.keys():
-            path = self._lock_path(owner)
-            try:
-                handle = path.open("ab")
-            except OSError:
-                continue
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # alive
-                handle.close()
-                continue
-            if not is_at(handle, path):
-                handle.close()
-                continue
-            self._adopted[owner] = handle
-            for segment in segments_of(self.folder):
-                if owner_of(segment) == owner:
-                    self._waiting[segment] = count_lines(segment)
-        self._release_adopted()
+        """Take over what dead processes and earlier versions left."""
+        for path in self._ownership.adopt():
+            self._waiting[path] = count_lines(path)
+        self._ownership.release(list(self._waiting))
         try:
             self._adopt_refused()
         except OSError as error:
@@ -373,13 +267,6 @@ class Journal:
             lines = [line for line in path.read_bytes().splitlines() if line]
             self._bury([DeadLetter.of(line, "refused by Postgres earlier") for line in lines])
             path.unlink(missing_ok=True)
-
-    def _release_adopted(self) -> None:
-        """Let go of dead processes of which nothing is left."""
-        busy = {owner_of(path) for path in list(self._waiting)}
-        for owner in [owner for owner in self._adopted if owner not in busy]:
-            self._lock_path(owner).unlink(missing_ok=True)
-            self._adopted.pop(owner).close()
 
     # --- Postgres --------------------------------------------------------------------------------
 
@@ -419,11 +306,13 @@ class Journal:
             letters = list(batch.bad)
             worn = self._failures.get((path, batch.start), 0) >= PATIENCE
             try:
-                done = not batch.rows or self._sift(batch.lines, batch.rows, letters, worn)
+                done = not batch.rows or self._inserter.sift(
+                    batch.lines, batch.rows, letters, worn=worn
+                )
             finally:
                 self._bury(letters)
             if not done:
-                if self._works():
+                if self._inserter.works():
                     key = (path, batch.start)
                     self._failures = {key: self._failures.get(key, 0) + 1}
                 return False
@@ -433,56 +322,6 @@ class Journal:
                 gone = len(batch.rows) + len(batch.bad)
                 self._waiting[path] = max(0, self._waiting[path] - gone)
         return True
-
-    def _sift(
-        self,
-        lines: Sequence[bytes],
-        rows: Sequence[dict[str, Any]],
-        letters: list[DeadLetter],
-        worn: bool,
-    ) -> bool:
-        """Insert what Postgres takes; the rest becomes letters, by halves. False where it is away.
-
-        worn: take Postgres's word for it that it is away no longer, if its table can be written.
-        """
-        try:
-            self.insert(rows)
-        except Exception as error:
-            waits = isinstance(error, DatabaseAway | OSError)
-            away = waits or (is_away(error) and not (worn and self._works()))
-            if away or not self._works(otherwise=True):
-                self._note_away(error)
-                return False
-            if len(rows) == 1:
-                letters.append(DeadLetter.of(lines[0], reason_of(error)))
-                return True
-        else:
-            self._note_well()
-            return True
-        half = len(rows) // 2
-        return self._sift(lines[:half], rows[:half], letters, worn) and self._sift(
-            lines[half:], rows[half:], letters, worn
-        )
-
-    def _works(self, otherwise: bool = False) -> bool:
-        """Whether rows can be written at all; ``otherwise`` where there is no way to ask."""
-        if self._check is None:
-            return otherwise
-        try:
-            self._check()
-        except Exception:
-            return False
-        return True
-
-    def _note_away(self, error: Exception) -> None:
-        if self.last_error is None:
-            log.warning("journal: Postgres is away, rows wait in %s", self.folder)
-        self.last_error = reason_of(error)
-
-    def _note_well(self) -> None:
-        if self.last_error is not None:
-            log.warning("journal: Postgres is back")
-        self.last_error = None
 
     def _bury(self, letters: Sequence[DeadLetter]) -> None:
         """Raises OSError; then the segment stays, and its rows are looked at again."""
@@ -497,104 +336,3 @@ class Journal:
                 letters[-1].reason,
             )
             self._refused(fresh)
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether an error says that nothing can be written now, rather than that a row is bad."""
-    if isinstance(error, DatabaseAway | OSError | TimeoutError):
-        return True
-    if not isinstance(error, DBAPIError):
-        return False
-    if error.connection_invalidated:
-        return True
-    code = getattr(error.orig, "pgcode", None)
-    if code is None:
-        return isinstance(error, OperationalError | InterfaceError)
-    return code[:2] in AWAY_CLASSES or code in AWAY_CODES
-
-
-def is_at(handle: IO[bytes], path: Path) -> bool:
-    """Whether an open file is the one at a path."""
-    try:
-        there = path.stat()
-    except OSError:
-        return False
-    mine = os.fstat(handle.fileno())
-    return (there.st_ino, there.st_dev) == (mine.st_ino, mine.st_dev)
-
-
-def owner_of(path: Path) -> str:
-    return path.stem.rpartition("-")[0]
-
-
-def age(path: Path) -> tuple[int, str, str]:
-    """What sorts segments as they were written: by their process's start, then by number."""
-    owner, _, number = path.stem.rpartition("-")
-    parts = owner.split("-")
-    started = int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else 0
-    return started, owner, number
-
-
-def segments_of(folder: Path) -> list[Path]:
-    """Every process's segments, the oldest first."""
-    return sorted((p for p in folder.glob(f"*{SUFFIX}") if p.is_file()), key=age)
-
-
-def count_lines(path: Path) -> int:
-    """Lines of a file, one that was cut short left out."""
-    with path.open("rb") as handle:
-        return sum(block.count(b"\n") for block in iter(lambda: handle.read(2**20), b""))
-
-
-def rows_waiting(folder: Path) -> int:
-    """Rows in the segments of a folder."""
-    total = 0
-    for path in segments_of(folder):
-        try:
-            total += count_lines(path)
-        except OSError:  # inserted meanwhile
-            continue
-    return total
-
-
-def read_batches(
-    path: Path, holding: bytes = b"", start: int = 0, upto: int | None = None
-) -> Iterator[Batch]:
-    """A segment's lines, a batch at a time; those that hold some bytes.
-
-    A last line without its end was cut short by a crash: it was never accepted, and is left out.
-    """
-    try:
-        handle = path.open("rb")
-    except FileNotFoundError:  # another process has inserted it
-        return
-    with handle:
-        handle.seek(start)
-        lines: list[bytes] = []
-        rows: list[dict[str, Any]] = []
-        bad: list[DeadLetter] = []
-        begun = place = start
-        for raw in handle:
-            if not raw.endswith(b"\n"):
-                log.warning("journal: a line cut short in %s", path.name)
-                break
-            if upto is not None and place + len(raw) > upto:
-                break
-            place += len(raw)
-            line = raw.strip()
-            if line and holding in line:
-                try:
-                    rows.append(parse_line(line))
-                    lines.append(line)
-                except ValueError as error:
-                    bad.append(DeadLetter.of(line, f"not a row: {error}"))
-            if len(rows) + len(bad) >= BATCH_ROWS or place - begun >= BATCH_BYTES:
-                yield Batch(begun, place, lines, rows, bad)
-                lines, rows, bad, begun = [], [], [], place
-        if lines or bad or place > begun:
-            yield Batch(begun, place, lines, rows, bad)
-
-
-def read_segment(path: Path) -> list[dict[str, Any]]:
-    """A segment's rows."""
-    return [row for batch in read_batches(path) for row in batch.rows]

@@ -14,8 +14,8 @@ from monitoring.store.answers import insert_answers
 from monitoring.store.dead_letters import DeadLetters
 from monitoring.store.decisions import insert_decisions
 from monitoring.store.feedback import insert_feedback
-from monitoring.store.journal import rows_waiting
 from monitoring.store.releases import insert_releases
+from monitoring.store.segments import rows_waiting
 from monitoring.store.shadows import insert_shadows
 
 

@@ -25,9 +25,9 @@ def journal_summary(state: ServiceState) -> dict[str, Any]:
     """What waits for Postgres on this machine, what it refused, what could not be written, and why."""
     journals = state.journals.by_name
     return {
-        "unwritten_decisions": journals["decisions"].waiting_here(),
-        "unwritten_answers": journals["answers"].waiting_here(),
-        "unwritten_feedback": journals["feedback"].waiting_here(),
+        "unwritten_decisions": journals["decisions"].files.count(),
+        "unwritten_answers": journals["answers"].files.count(),
+        "unwritten_feedback": journals["feedback"].files.count(),
         "dead_letters": {name: journal.dead_letters.count() for name, journal in journals.items()},
         "rows_lost": {name: journal.lost for name, journal in journals.items()},
         "database_error": state.journals.database_error,

@@ -40,7 +40,7 @@ class DecisionLog:
     def _recall(self, journal: Journal, column: str, prefix: str) -> list[dict[str, Any]]:
         rows = []
         try:
-            for row in journal.newest(MAX_ROWS):
+            for row in journal.files.newest(MAX_ROWS):
                 # A row without its id is dealt with when it is inserted.
                 if isinstance(identity := row.get(column), str):
                     self._recent.put(prefix + identity, row)
@@ -90,5 +90,5 @@ class DecisionLog:
         engine = self._store.engine
         if (row := read_decision(engine, identity)) is not None:
             return row, read_answer(engine, identity)
-        row = self._decisions.find("id", name)
-        return row, self._answers.find("decision_id", name) if row is not None else None
+        row = self._decisions.files.find("id", name)
+        return row, self._answers.files.find("decision_id", name) if row is not None else None

@@ -10,7 +10,8 @@ from sqlalchemy import Engine
 
 from infra.settings import Settings
 from monitoring.drift.refused_rows import raise_alert
-from monitoring.store.journal import DatabaseAway, Journal
+from monitoring.store.availability import DatabaseAway
+from monitoring.store.journal import Journal
 from monitoring.store.journals import JOURNALS
 from monitoring.store.rows import check_table
 from serving import metrics
@@ -77,7 +78,7 @@ class Journals:
             self._settings.home / kind.folder,
             insert,
             self._settings.flush_seconds,
-            kind.synced,
+            synced=kind.synced,
             check=lambda: check_table(engine(), kind.table),
             refused=lambda rows: self._raise_alert(name, rows),
         )

@@ -32,10 +32,11 @@ from monitoring.store.decisions import (
     read_decision,
 )
 from monitoring.store.feedback import insert_feedback, read_feedback
-from monitoring.store.journal import Journal, read_segment
+from monitoring.store.journal import Journal
 from monitoring.store.journals import JOURNALS, JournalKind
 from monitoring.store.keys import create_key, list_keys
 from monitoring.store.rows import check_table, typed
+from monitoring.store.segments import read_segment
 from monitoring.store.tables import decisions
 from votes import vote
 

@@ -64,7 +64,7 @@ def test_each_acknowledged_vote_is_there_once(engine: Engine, tmp_path: Path) ->
         check=lambda: check_table(engine, feedback),
     )
     deadline = time.monotonic() + 30
-    while last.waiting_here() and time.monotonic() < deadline:
+    while last.files.count() and time.monotonic() < deadline:
         last.flush()
     last.close()
     with engine.connect() as connection:

@@ -14,7 +14,9 @@ import pytest
 from sqlalchemy.exc import OperationalError, ProgrammingError, StatementError
 
 from monitoring.store import journal as module
-from monitoring.store.journal import DatabaseAway, Journal, read_segment, segments_of
+from monitoring.store.availability import DatabaseAway
+from monitoring.store.journal import Journal
+from monitoring.store.segments import read_segment, segments_of
 
 
 class Table:
@@ -187,7 +189,7 @@ def test_a_segment_removed_before_postgres_had_it_is_counted_as_lost(
 def test_rows_that_cannot_be_json_are_kept_all_the_same(journal: Journal, table: Table) -> None:
     row = {"id": "a", "error": "\ud800 \x00", "tokens": 10**30, "nested": [{"b\x00": float("inf")}]}
     assert journal.keep(row)
-    (kept,) = list(journal.left())
+    (kept,) = list(journal.files)
     assert kept["error"] == "? \ufffd"
     assert kept["nested"] == [{"b\ufffd": None}]
 
@@ -321,19 +323,19 @@ def test_what_a_dead_process_left_is_counted_once(tmp_path: Path, table: Table) 
     table.away = DatabaseAway("away")
     for number in range(5):
         dead.append({"id": number})
-    dead._owner_lock.close()  # type: ignore[union-attr]  # as its death would
+    dead._ownership.lock.close()  # type: ignore[union-attr]  # as its death would
     first, second = (Journal(tmp_path, table.insert, 60) for _ in range(2))
     first.start()
     second.start()
     assert first.waiting + second.waiting == 5
-    assert first.waiting_here() == second.waiting_here() == 5
+    assert first.files.count() == second.files.count() == 5
     second.append({"id": 5})
     assert first.waiting + second.waiting == 6
-    assert first.waiting_here() == 6
+    assert first.files.count() == 6
     table.away = None
     assert first.flush()
     assert second.flush()
-    assert first.waiting + second.waiting == first.waiting_here() == 0
+    assert first.waiting + second.waiting == first.files.count() == 0
     assert sorted(table.rows) == list(range(6))
     first.close()
     second.close()
@@ -362,7 +364,7 @@ def test_segments_are_inserted_in_the_order_of_their_processes(
 def test_two_journals_of_one_process_id_and_one_clock_do_not_share_files(
     tmp_path: Path, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.time, "time_ns", lambda: 5)  # type: ignore[attr-defined]
+    monkeypatch.setattr("monitoring.store.ownership.time.time_ns", lambda: 5)
     first, second = (Journal(tmp_path, table.insert, 60) for _ in range(2))
     first.append({"id": 1})
     second.append({"id": 2})
@@ -376,7 +378,7 @@ def test_two_journals_of_one_process_id_and_one_clock_do_not_share_files(
 def test_an_outage_makes_few_segments_and_is_read_in_parts(
     journal: Journal, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_ROWS", 10)
+    monkeypatch.setattr("monitoring.store.segments.BATCH_ROWS", 10)
     table.away = DatabaseAway("away")
     for number in range(100):
         journal.append({"id": number})
@@ -386,8 +388,8 @@ def test_an_outage_makes_few_segments_and_is_read_in_parts(
     for number in range(100, 120):
         journal.append({"id": number})
     assert max(path.stat().st_size for path in segments_of(journal.folder)[1:]) < 1200
-    assert [row["id"] for row in journal.newest(30)] == list(range(90, 120))
-    assert journal.find("id", "7") is None
+    assert [row["id"] for row in journal.files.newest(30)] == list(range(90, 120))
+    assert journal.files.find("id", "7") is None
     table.away = None
     assert journal.flush()
     assert table.rows == list(range(120))
@@ -397,7 +399,7 @@ def test_an_outage_makes_few_segments_and_is_read_in_parts(
 def test_what_was_inserted_of_a_segment_is_not_sent_again(
     journal: Journal, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BATCH_ROWS", 2)
+    monkeypatch.setattr("monitoring.store.segments.BATCH_ROWS", 2)
     table.bad[4] = DatabaseAway("away")
     for number in range(6):
         journal.append({"id": number})

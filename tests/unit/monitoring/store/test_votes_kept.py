@@ -31,7 +31,7 @@ def test_the_client_learns_why(
     from serving.http.feedback import append
 
     journal = Journal(tmp_path, lambda _: None, 60, synced=True)
-    state: Any = SimpleNamespace(feedback=journal)
+    state: Any = SimpleNamespace(journals={"feedback": journal})
 
     def fail(_: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -43,7 +43,7 @@ def test_the_client_learns_why(
     assert caught.value.status_code == status
     assert os.strerror(number) in caught.value.detail
     assert str(tmp_path) not in caught.value.detail
-    assert list(journal.left()) == []
+    assert list(journal.files) == []
     append(state, [VOTE])
-    assert list(journal.left()) == [VOTE]
+    assert list(journal.files) == [VOTE]
     journal.close()
