@@ -1,4 +1,4 @@
-"""Write the measured tables of the README and of docs/results.md from ``benchmarks/results``.
+"""Write the tables of the README and of docs/: results from ``benchmarks/results``, and the settings.
 
     python -m benchmarks.readme_tables
 
@@ -8,9 +8,13 @@ Each table stands between two marks, so that no figure is typed by hand.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
+from infra.settings import PREFIX, Settings
 from models.evaluation.evaluate import interval_text
 
 ROOT: Final = Path(__file__).parent.parent
@@ -196,6 +200,34 @@ def load() -> str:
     )
 
 
+def settings() -> str:
+    """Every setting: its variable, its default, its meaning, and its choices if they are few."""
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        meaning = re.sub(r"([*|])", r"\\\1", str(field.description))
+        if get_origin(field.annotation) is Literal:
+            choices = ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
+            meaning = f"{meaning.removesuffix('.')}: {choices}."
+        variable = f"{PREFIX}{name}".upper()
+        lines.append(f"| `{variable}` | {default_of(name, field)} | {meaning} |")
+    return "\n".join(lines)
+
+
+def default_of(name: str, field: FieldInfo) -> str:
+    """A setting's default, as a reader would write it."""
+    match field.get_default(call_default_factory=True, validated_data={}):
+        case None | "":
+            return "none"
+        case Path() as path:
+            return f"`~/{path.relative_to(Path.home())}`"
+        case str() as text:
+            return f"`{text}`"
+        case number if name.endswith("_bytes"):
+            return f"{number // 2**20} MiB"
+        case number:
+            return f"{number:g}"
+
+
 def rate_of(row: dict[str, Any]) -> str:
     return f"{row['per_second'][0]:.0f} to {row['per_second'][-1]:.0f}"
 
@@ -224,6 +256,7 @@ def main() -> None:
             "load": load(),
         },
     )
+    fill(ROOT / "docs" / "operations.md", {"settings": settings()})
 
 
 if __name__ == "__main__":

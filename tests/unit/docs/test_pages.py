@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 import mixllm.cli  # noqa: F401 - adds the commands to the app
+from benchmarks.readme_tables import settings
 from mixllm.app import app
 
 ROOT = Path(__file__).parents[3]
@@ -95,6 +96,12 @@ def test_the_architecture_quotes_the_import_contracts() -> None:
             assert "```\n" + "\n".join(contract["layers"]) + "\n```" in text
         else:
             assert f"*{contract['name']}*" in text
+
+
+def test_the_table_of_settings_is_the_generated_one() -> None:
+    """``python -m benchmarks.readme_tables`` writes it."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    assert f"<!-- settings -->\n{settings()}\n<!-- /settings -->" in text
 
 
 def commands(line: str) -> Iterator[list[str]]:
