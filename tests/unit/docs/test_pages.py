@@ -81,6 +81,15 @@ def test_paths_exist(page: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_the_tests_of_hardening_exist() -> None:
+    text = (ROOT / "docs" / "hardening.md").read_text()
+    files = [ROOT / "tests" / name for name in re.findall(r"(?:unit|integration)/[\w/]+\.py", text)]
+    assert len(files) > 50
+    assert [str(file) for file in files if not file.exists()] == []
+    sources = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in re.findall(r"`(test_\w+)", text) if f"def {name}" not in sources] == []
+
+
 def test_the_architecture_names_modules_that_exist() -> None:
     codes = inline_codes(ROOT / "docs" / "architecture.md")
     modules = [code for code in codes if re.fullmatch(rf"(?:{ROOMS})(?:\.\w+)+", code)]
