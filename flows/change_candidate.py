@@ -26,6 +26,7 @@ from models.predictors.fitting import Fitted, fit_predictors
 from models.predictors.predictor import Predictor, shared_maps
 from models.release.change import put_candidate, remove_candidate
 from models.release.manifest import Manifest, read_manifest
+from monitoring.release_gate.judge import Trial
 from monitoring.store.locks import exclusive
 from monitoring.store.schema import open_store
 
@@ -103,6 +104,8 @@ def change_candidate(
                 source, folder, predictor, whole.catalog.get(name), flags_of(report).get(name)
             )
         new = register_change(folder, version, change, predictor, settings)
-    state, reason = settle(new, promote_release, settings, judged_by)
+    state, reason = settle(
+        Trial(new, data=Path(judged_by) if judged_by else None), settings, promote=promote_release
+    )
     get_run_logger().info("%s: release %s, from %s, %s (%s)", change, new, version, state, reason)
     return {"version": new, "base": version, "state": state, "reason": reason}

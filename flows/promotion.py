@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import NamedTuple
 
 from prefect import get_run_logger, task
@@ -15,7 +14,7 @@ from infra.registry.registry import Registry
 from infra.settings import Settings
 from models.release.gate.checks import REFUSED
 from models.release.gate.table import gate_table
-from monitoring.release_gate import judge_release
+from monitoring.release_gate.judge import Trial, judge_release
 from monitoring.store.audit import note
 from monitoring.store.schema import open_store
 
@@ -28,42 +27,26 @@ class Settled(NamedTuple):
 
 
 @task(name="settle", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
-def settle(
-    version: str,
-    promote: bool,
-    settings: Settings,
-    data: str | Path | None = None,
-    moved: Mapping[str, float] | None = None,
-    after_vote: int = 0,
-    alert_id: int | None = None,
-) -> Settled:
+def settle(trial: Trial, settings: Settings, *, promote: bool) -> Settled:
     """Judge a release against the champion, if there is one, and act on the verdict.
 
-    promote: make it champion if it passes, not challenger. data, moved, after_vote, alert_id: see
-    ``judge_release``.
+    promote: make it champion if it passes, not challenger.
     """
+    version = trial.version
     registry = Registry.of(settings)
     champion = registry.alias(CHAMPION)
     if champion == version:
         return Settled("champion", "it is champion already")
     engine = open_store(settings)
-    verdict = judge_release(
-        registry,
-        engine,
-        settings,
-        version,
-        champion,
-        Path(data) if data else None,
-        moved,
-        after_vote,
-        alert_id,
-    )
+    verdict = judge_release(registry, engine, settings, replace(trial, against=champion))
     create_markdown_artifact(key="gate", markdown=gate_table(verdict))
     if not verdict.passes:
         get_run_logger().warning("release %s: %s", version, verdict.reason)
         return Settled(REFUSED, verdict.reason)
     state = "champion" if promote else "challenger"
-    note(engine, f"make {state}", f"its gate: {verdict.reason}", f"release {version}", alert_id)
+    note(
+        engine, f"make {state}", f"its gate: {verdict.reason}", f"release {version}", trial.alert_id
+    )
     if promote:
         registry.promote(version)
     else:

@@ -23,6 +23,7 @@ from infra.settings import Settings, read_settings
 from models.encoder.onnx import encoder_digest
 from models.evaluation.preconditions import training_split
 from models.training_options import TrainingOptions, read_options
+from monitoring.release_gate.judge import Trial
 from monitoring.store.locks import exclusive
 from monitoring.store.schema import open_store
 
@@ -75,6 +76,6 @@ def train(
         evaluation = evaluate_release(router, test, test_inputs)
         assemble(folder, encoder_folder, router, tagged, evaluation)
         version = register(folder, evaluation, router, options, settings)
-    state, reason = settle(version, promote_release, settings, data)
+    state, reason = settle(Trial(version, data=Path(data)), settings, promote=promote_release)
     get_run_logger().info("registered release %s: %s (%s)", version, state, reason)
     return {"version": version, "results": evaluation.results, "state": state, "reason": reason}

@@ -29,6 +29,7 @@ from models.release.change import put_candidate
 from models.release.manifest import read_manifest
 from monitoring.learning.learner import newest_good
 from monitoring.learning.logged_votes import graded_answers, read_votes
+from monitoring.release_gate.judge import Trial
 from monitoring.store.locks import exclusive
 from monitoring.store.schema import open_store
 
@@ -144,7 +145,7 @@ def update_predictors(
         new = register_refits(folder, version, good, report, settings)
     # Where the answers prove a change, the set's outcomes are of another time.
     moved = {r.predictor.llm: r.shift for r in good if r.on_feedback.better}
-    state, reason = settle(new, False, settings, data, moved)
+    state, reason = settle(Trial(new, data=Path(data), moved=moved), settings, promote=False)
     names = [refit.predictor.llm for refit in good]
     return {
         "version": new,

@@ -11,6 +11,7 @@ from flows.promotion import Settled, settle
 from models.drift.signals import Signal
 from models.errors import MixLLMError
 from models.release.manifest import Manifest, read_manifest
+from monitoring.release_gate.judge import Trial
 from monitoring.store.audit import note
 
 
@@ -64,15 +65,14 @@ class Case:
         self, version: str, moved: dict[str, float] | None = None, after_vote: int = 0
     ) -> str:
         """Judge what the repair made: champion, challenger or refused."""
-        settled: Settled = settle(
+        trial = Trial(
             version,
-            self.acts,
-            self.scene.settings,
-            self.scene.settings.data,
-            moved,
-            after_vote,
-            self.number,
+            data=self.scene.settings.data,
+            moved=moved or {},
+            after_vote=after_vote,
+            alert_id=self.number,
         )
+        settled: Settled = settle(trial, self.scene.settings, promote=self.acts)
         return settled.state
 
     def note(self, what: str, why: str, result: str, **evidence: Any) -> None:

@@ -57,13 +57,12 @@ def judged(
 ) -> Verdict:
     """A new verdict of the gate."""
     from models.data.files import read_evaluation_set
-    from monitoring.release_gate import judge_release
+    from monitoring.release_gate.judge import Trial, judge_release
 
     if data is not None:
         read_evaluation_set(data)  # what is wrong with it is named before anything starts
-    return judge_release(
-        registry(settings), store(), settings, version, champion, data, changed=changed
-    )
+    trial = Trial(version, champion, data, changed=changed)
+    return judge_release(registry(settings), store(), settings, trial)
 
 
 def show_verdict(verdict: Verdict) -> None:
@@ -84,7 +83,7 @@ def promote(
 
     The verdict that a release has against the champion of now counts; one without is judged first.
     """
-    from monitoring.release_gate import callable_now, standing_verdict
+    from monitoring.release_gate.judge import callable_now, standing_verdict
 
     settings = settings_with_stack()
     opened = registry(settings)
@@ -203,7 +202,7 @@ def canary(
 ) -> None:
     """Let the challenger answer a share of the keys or of the traffic; an alert ends it by itself."""
     from infra.registry.records import CHALLENGER, Canary
-    from monitoring.release_gate import callable_now
+    from monitoring.release_gate.judge import callable_now
 
     settings = settings_with_stack()
     opened = registry(settings)

@@ -21,6 +21,7 @@ from monitoring.learning.policy_states import (
     add_skip,
     lift_skips,
     newest_state,
+    refuse_bad_states,
     state_of,
     write_state,
 )
@@ -77,6 +78,7 @@ def learn(
 def _learn_batch(engine: Engine, subject: Subject, batch: int) -> Learned:
     with engine.begin() as connection:
         take_turn(connection)
+        refuse_bad_states(connection, subject.untaught.release)
         stored = newest_state(connection, subject.untaught.release)
         state = stored.state if stored else subject.untaught.copy()
         votes = replay(connection, subject, state, batch)
@@ -92,6 +94,7 @@ def rebuild(engine: Engine, subject: Subject, progress: Progress = None) -> tupl
     """
     with engine.begin() as connection:
         take_turn(connection)
+        refuse_bad_states(connection, subject.untaught.release)
         stored = newest_state(connection, subject.untaught.release)
         state, votes = subject.untaught.copy(), 0
         upto = stored.state.cursor if stored else None
@@ -112,6 +115,7 @@ def roll_back(engine: Engine, version: int, reason: str) -> int:
     with engine.begin() as connection:
         take_turn(connection)
         state = state_of(connection, version)
+        refuse_bad_states(connection, state.release)
         newest = newest_state(connection, state.release)
         after = state.cursor
         state.cursor = newest.state.cursor if newest else after
@@ -143,8 +147,8 @@ def take_turn(connection: Connection) -> None:
 
 
 def newest_good(engine: Engine, release: str) -> Stored | None:
-    """The newest state that may be served; bad ones are marked."""
-    with engine.begin() as connection:
+    """The newest state that may be served; a read, which marks nothing."""
+    with engine.connect() as connection:
         return newest_state(connection, release)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -28,21 +29,41 @@ class Stored:
 
 
 def newest_state(connection: Connection, release: str) -> Stored | None:
-    """The newest good state of a release. Bad ones are marked, and the one before is taken."""
+    """The newest good state of a release; those that cannot be read are passed over."""
+    for version, state in _newest_first(connection, release):
+        if isinstance(state, PolicyState):
+            return Stored(version, state)
+        log.error("policy state %s is bad: %s", version, state)
+    return None
+
+
+def refuse_bad_states(connection: Connection, release: str) -> None:
+    """Mark the states that are newer than the newest good one, so that nobody reads them again."""
+    for version, state in _newest_first(connection, release):
+        if isinstance(state, PolicyState):
+            return
+        marked = update(policy_states).where(policy_states.c.version == version)
+        connection.execute(marked.values(refused=str(state)))
+
+
+def _newest_first(
+    connection: Connection, release: str
+) -> Iterator[tuple[int, PolicyState | PolicyError]]:
+    """The states of a release that are not refused, each with its version or what is wrong with it;
+    read one by one."""
     statement = (
         select(policy_states.c.version, policy_states.c.digest, policy_states.c.state)
         .where(policy_states.c.release_digest == release, policy_states.c.refused.is_(None))
         .order_by(policy_states.c.version.desc())
         .limit(1)
     )
-    while (row := connection.execute(statement).mappings().first()) is not None:
+    older = statement
+    while (row := connection.execute(older).mappings().first()) is not None:
         try:
-            return Stored(row["version"], read_state(bytes(row["state"]), row["digest"], release))
+            yield row["version"], read_state(bytes(row["state"]), row["digest"], release)
         except PolicyError as error:
-            log.error("policy state %s is refused: %s", row["version"], error)
-            refused = policy_states.c.version == row["version"]
-            connection.execute(update(policy_states).where(refused).values(refused=str(error)))
-    return None
+            yield row["version"], error
+        older = statement.where(policy_states.c.version < row["version"])
 
 
 def read_state(data: bytes, digest: str, release: str) -> PolicyState:

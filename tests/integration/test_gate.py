@@ -17,7 +17,7 @@ from models.data.files import write_evaluation_set
 from models.errors import EvaluationSetError
 from models.release.gate.checks import EVALUATION, FAILS, NOT_MEASURED, WORTH
 from models.release.gate.verdict import Verdict
-from monitoring.release_gate import judge_release, standing_verdict
+from monitoring.release_gate.judge import Trial, judge_release, standing_verdict
 from monitoring.store.audit import read_audit
 
 
@@ -44,8 +44,8 @@ def test_the_gate_from_the_first_release_on(
     monkeypatch: pytest.MonkeyPatch,
     new_registry: Callable[[Path], Registry],
 ) -> None:
-    monkeypatch.setattr("monitoring.release_gate.TIMED", 20)
-    monkeypatch.setattr("monitoring.release_gate.PERTURBED", 20)
+    monkeypatch.setattr("monitoring.release_gate.figures.TIMED", 20)
+    monkeypatch.setattr("monitoring.release_gate.figures.PERTURBED", 20)
     registry = new_registry(tmp_path)
     settings = Settings(home=machine_home)
     (tmp_path / "reports").mkdir()
@@ -56,7 +56,7 @@ def test_the_gate_from_the_first_release_on(
     write_evaluation_set(few(simulated, 5), five)
 
     # A first release that rests on five queries, or on nothing, is refused.
-    verdict = judge_release(registry, engine, settings, "1", None, five)
+    verdict = judge_release(registry, engine, settings, Trial("1", None, five))
     assert not verdict.passes
     assert state(verdict, EVALUATION) == (
         FAILS, "the chosen LLM's outcome is known for 1 test queries, 20 are needed",
@@ -65,11 +65,11 @@ def test_the_gate_from_the_first_release_on(
     assert verdict.data is not None
     assert (verdict.data.queries, verdict.data.test_queries) == (1, 1)
     assert registry.refused("1") == verdict.reason
-    says_nothing = judge_release(registry, engine, settings, "3", None, data)
+    says_nothing = judge_release(registry, engine, settings, Trial("3", None, data))
     assert state(says_nothing, EVALUATION) == (FAILS, "its AIQ is 0")
 
     # On enough it passes; both verdicts stay.
-    verdict = judge_release(registry, engine, settings, "1", None, data)
+    verdict = judge_release(registry, engine, settings, Trial("1", None, data))
     assert verdict.passes, verdict.reason
     assert verdict.number == 2
     assert verdict.changed.startswith("data: ")
@@ -84,11 +84,11 @@ def test_the_gate_from_the_first_release_on(
 
     # The next one is judged by the same data without being told, and the same way each time.
     registry.promote("1")
-    second = judge_release(registry, engine, settings, "2", "1")
+    second = judge_release(registry, engine, settings, Trial("2", "1"))
     assert second.data == verdict.data
     assert second.passes, second.reason
     assert standing_verdict(registry, "2") == registry.verdicts("2")[-1]
-    again = judge_release(registry, engine, settings, "2", "1")
+    again = judge_release(registry, engine, settings, Trial("2", "1"))
     timed = ("routing one query, ms",)
     assert [c for c in again.checks if c.name not in timed] == [
         c for c in second.checks if c.name not in timed
@@ -97,7 +97,7 @@ def test_the_gate_from_the_first_release_on(
 
     # Without its data it cannot be judged, which is no pass; and the refusal is kept.
     shutil.move(data, tmp_path / "elsewhere")
-    without = judge_release(registry, engine, settings, "2", "1")
+    without = judge_release(registry, engine, settings, Trial("2", "1"))
     assert not without.passes
     assert state(without, WORTH)[0] == NOT_MEASURED
     assert "necessary but not measured" in without.reason
@@ -108,8 +108,8 @@ def test_the_gate_from_the_first_release_on(
     assert registry.refused("2") is None
     assert gate_state(registry.tags("2")) == "refused (verdict 3), forced"
     with pytest.raises(EvaluationSetError):
-        judge_release(registry, engine, settings, "2", "1", tmp_path / "nowhere")
-    back = judge_release(registry, engine, settings, "2", "1", tmp_path / "elsewhere")
+        judge_release(registry, engine, settings, Trial("2", "1", tmp_path / "nowhere"))
+    back = judge_release(registry, engine, settings, Trial("2", "1", tmp_path / "elsewhere"))
     assert back.passes
     registry.client.set_model_version_tag("mixllm-router", "2", "gate.history.002", "{")
     assert [row["number"] for row in registry.verdicts("2")] == [1, 3, 4]

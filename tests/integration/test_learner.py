@@ -204,9 +204,11 @@ def test_a_corrupted_state_is_marked_and_learned_anew(
     stored = newest_good(engine, release.digest)
     assert stored is not None
     assert stored.version == first.version, "the last good one"
-    (marked,) = (r for r in list_states(engine) if r["version"] == second.version)
-    assert marked["refused"]
+    (row_of_it,) = (r for r in list_states(engine) if r["version"] == second.version)
+    assert row_of_it["refused"] is None, "a read marks nothing"
     healed = learn(engine, subject)
+    (row_of_it,) = (r for r in list_states(engine) if r["version"] == second.version)
+    assert row_of_it["refused"]
     assert healed.state.dump() == second.state.dump()
     assert healed.votes == 10
 

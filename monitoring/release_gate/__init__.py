@@ -1,0 +1,1 @@
+"""A release beside the champion: measured, judged, noted."""
