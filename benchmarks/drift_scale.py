@@ -30,7 +30,8 @@ from models.drift.alerts import read_rules
 from models.release.manifest import read_manifest
 from models.release.release import Release
 from monitoring.drift.checks import Sizes, check_drift
-from monitoring.drift.report import Page, write_report
+from monitoring.drift.page import Page
+from monitoring.drift.report import write_report
 from monitoring.store.schema import migrate
 
 REFERENCE = 1000

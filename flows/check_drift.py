@@ -23,7 +23,8 @@ from monitoring.drift.checks import (
     unreported,
 )
 from monitoring.drift.notify import notify
-from monitoring.drift.report import Page, write_report
+from monitoring.drift.page import Page
+from monitoring.drift.report import write_report
 from monitoring.store.audit import note
 from monitoring.store.shadows import shadow_summary
 

@@ -10,7 +10,8 @@ from drifts import window
 from models.drift.alerts import read_rules
 from models.drift.signals import find_signals
 from models.drift.windows import Window
-from monitoring.drift.report import Page, write_report
+from monitoring.drift.page import Page
+from monitoring.drift.report import write_report
 
 RULES = read_rules(None)
 REFERENCE = window(seed=1, count=1000)
@@ -52,7 +53,7 @@ def test_of_few_and_of_many_rows(tmp_path: Path, count: int) -> None:
 def test_without_feedback_it_says_so(tmp_path: Path) -> None:
     text = written(tmp_path, window(seed=2, votes=0.0))
     assert "No feedback came on these decisions" in text
-    assert "Not compared, for want of values: vote" in text
+    assert "Not compared, too few values: vote" in text
 
 
 def test_a_new_candidate_is_named(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_missing_columns_and_embeddings(tmp_path: Path) -> None:
     few = ["position", "llm", "quality"]
     bare = [Window.of(pd.DataFrame(w.rows[few])) for w in (window(seed=2), REFERENCE)]
     text = written(tmp_path, *bare)
-    assert "unseen score" in text.partition("Not compared, for want of values")[2]
+    assert "unseen score" in text.partition("Not compared, too few values")[2]
 
 
 def test_what_users_wrote_is_escaped(tmp_path: Path) -> None:
