@@ -15,7 +15,9 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from infra.settings import PREFIX, Settings
-from models.evaluation.evaluate import interval_text
+from models.evaluation.evaluate import measures_table
+from models.evaluation.measures import Measured
+from models.markdown_table import markdown_table
 
 ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -60,7 +62,7 @@ def headline() -> str:
     """
     results = {name: json.loads((RESULTS / f"{name}.json").read_text()) for name in SETS}
     titles = [f"{name}, {len(result['candidates'])} LLMs" for name, result in results.items()]
-    lines = [f"| | {' | '.join(titles)} |", "| --- " * (1 + len(titles)) + "|"]
+    rows = []
     for label, router, key in HEADLINE:
         cells = []
         for result in results.values():
@@ -68,11 +70,11 @@ def headline() -> str:
             low = measures["aiq_over"]["low"] if router != "mixllm" else None
             star = "\\*" if low is not None and low > 0 else ""
             cells.append(plain(measures[key]["value"], share=key != "aiq") + star)
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        rows.append((label, *cells))
     speed = json.loads((RESULTS / "serving.json").read_text())["clients"]["1"]["milliseconds"]
     return "\n".join(
         [
-            *lines,
+            markdown_table(("", *titles), rows),
             "",
             "\\* MixLLM's gain over it is certain: the 95 % interval of the difference lies above 0.",
             "",
@@ -92,20 +94,24 @@ def plain(value: float | None, *, share: bool) -> str:
 def routing(name: str) -> str:
     """One evaluation set's measures and its plot."""
     results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    measures = {n: Measured.of_dict(cells) for n, cells in results["measures"].items()}
+    table = (row.values() for row in measures_table(measures))
     lines = [
         f"**{name}**: {results['training_queries']} training and {results['test_queries']} test "
         f"queries, {len(results['candidates'])} candidates",
         "",
-        "| router | AIQ | gap closed | cost at 97.25 % of the best single's quality "
-        "| quality at 24.18 % of its cost | AIQ of mixllm over it |",
-        "| --- | --- | --- | --- | --- | --- |",
+        markdown_table(
+            (
+                "router",
+                "AIQ",
+                "gap closed",
+                "cost at 97.25 % of the best single's quality",
+                "quality at 24.18 % of its cost",
+                "AIQ of mixllm over it",
+            ),
+            [(ROUTERS[router], *cells) for router, *cells in table],
+        ),
     ]
-    for router, measured in results["measures"].items():
-        cells = [ROUTERS[router]]
-        for key in ("aiq", "gap_closed", "cost_at_97.25%_quality", "quality_at_24.18%_cost"):
-            cells.append(interval_text(measured[key], share=key != "aiq"))
-        cells.append("" if router == "mixllm" else interval_text(measured["aiq_over"], False))
-        lines.append(f"| {' | '.join(cells)} |")
     lines += [f"\nNote: {note}." for note in results["notes"]]
     lines += ["", *sources(results)]
     return "\n".join([*lines, "", f"![cost–quality curves](plots/{name}.png)"])
@@ -113,37 +119,40 @@ def routing(name: str) -> str:
 
 def sources(results: dict[str, Any]) -> list[str]:
     """The gap closed within each source, where routing can only gain inside it."""
-    lines = [
-        "| source | test queries | gap closed | by tuned kNN | AIQ of mixllm over tuned kNN |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for source, found in results["sources"].items():
-        mine, theirs = (found["measures"][name]["gap_closed"] for name in ("mixllm", "tuned_knn"))
-        over = interval_text(found["measures"]["tuned_knn"]["aiq_over"], False)
-        cells = [
-            source,
-            str(found["queries"]),
-            interval_text(mine, True),
-            interval_text(theirs, True),
-        ]
-        lines.append(f"| {' | '.join([*cells, over])} |")
-    return lines
+    rows = []
+    for source, of_source in results["sources"].items():
+        mine, theirs = (
+            Measured.of_dict(of_source["measures"][name]) for name in ("mixllm", "tuned_knn")
+        )
+        rows.append(
+            (
+                source,
+                of_source["queries"],
+                mine.gap_closed.text(share=True),
+                theirs.gap_closed.text(share=True),
+                theirs.aiq_over.text(share=False),
+            )
+        )
+    heads = (
+        "source", "test queries", "gap closed", "by tuned kNN", "AIQ of mixllm over tuned kNN",
+    )  # fmt: skip
+    return [markdown_table(heads, rows)]
 
 
 def one_pass() -> str:
     """Scoring a query for all candidates, by how many there are."""
     results: dict[str, Any] = json.loads((RESULTS / "one_pass.json").read_text())
+    rows = []
+    for count, row in results["candidates"].items():
+        spent = row["milliseconds"]["both"]
+        kib = row["kib_per_candidate"]
+        rows.append((count, f"{min(spent):.2f} to {max(spent):.2f}", f"{kib:.0f}"))
     lines = [
         "Scoring and deciding for one query, beyond the encoder (`python -m benchmarks.one_pass --data "
         f"../shared/data/{results['data']}`; medians of {results['rounds']} rounds):",
         "",
-        "| candidates | milliseconds | KiB per candidate, maps apart |",
-        "| --- | --- | --- |",
+        markdown_table(("candidates", "milliseconds", "KiB per candidate, maps apart"), rows),
     ]
-    for count, row in results["candidates"].items():
-        spent = row["milliseconds"]["both"]
-        kib = row["kib_per_candidate"]
-        lines.append(f"| {count} | {min(spent):.2f} to {max(spent):.2f} | {kib:.0f} |")
     shared = max(row["maps_mib"] for row in results["candidates"].values())
     return "\n".join([*lines, "", f"The maps that all share take {shared:.1f} MiB."])
 
@@ -151,14 +160,7 @@ def one_pass() -> str:
 def serving() -> str:
     """Latency by part, throughput, memory, readiness."""
     results: dict[str, Any] = json.loads((RESULTS / "serving.json").read_text())
-    lines = [
-        f"Ready after {results['ready_seconds']:.1f} s (from the copy on disk); "
-        f"{results['memory_mib']:.0f} MiB resident.",
-        "",
-        "| clients | decisions per second | beyond the encoder, p50 | total | tokenise | encode "
-        "| predict | decide | rest |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for clients, row in results["clients"].items():
         parts = {
             part: f"{value['p50']:.2f} / {value['p99']:.2f}"
@@ -167,7 +169,17 @@ def serving() -> str:
         order = ("total", "tokenize", "encode", "predict", "decide", "rest")
         rate = f"{min(row['per_second']):.0f} to {max(row['per_second']):.0f}"
         cells = [clients, rate, f"{row['p50_beyond_encoder']:.2f}", *(parts[p] for p in order)]
-        lines.append(f"| {' | '.join(cells)} |")
+        rows.append(cells)
+    heads = (
+        "clients", "decisions per second", "beyond the encoder, p50", "total", "tokenise", "encode",
+        "predict", "decide", "rest",
+    )  # fmt: skip
+    lines = [
+        f"Ready after {results['ready_seconds']:.1f} s (from the copy on disk); "
+        f"{results['memory_mib']:.0f} MiB resident.",
+        "",
+        markdown_table(heads, rows),
+    ]
     note = (
         "Milliseconds, p50 / p99; *rest* is HTTP, JSON, storing and, with 16 clients on two cores,"
     )
@@ -177,21 +189,19 @@ def serving() -> str:
 def load() -> str:
     """The service under wrk, routing alone and carrying chat completions."""
     results: dict[str, Any] = json.loads((RESULTS / "load.json").read_text())
-    lines = [
-        "| what, clients | a second | p50 | p95 | p99 | with 2 workers: a second | p50 |",
-        "| --- " * 7 + "|",
-    ]
+    rows = []
     default, two = (results["variants"][name] for name in ("default", "2 workers"))
-    for what, rows in default["load"].items():
-        for clients, row in rows.items():
+    for what, by_clients in default["load"].items():
+        for clients, row in by_clients.items():
             other = two["load"][what][clients]
             cells = [f"{what}, {clients}", rate_of(row)]
             cells += [f"{row[p]:.1f}" for p in ("p50", "p95", "p99")]
             cells += [rate_of(other), f"{other['p50']:.1f}"]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append(cells)
+    heads = ("what, clients", "a second", "p50", "p95", "p99", "with 2 workers: a second", "p50")
     return "\n".join(
         [
-            *lines,
+            markdown_table(heads, rows),
             "",
             f"Milliseconds. The {results['encoder']} encoder takes {default['encode_p50']:.1f} ms of "
             f"each decision; a chat completion costs {default['overhead']:.1f} ms beyond it and the "
@@ -202,15 +212,15 @@ def load() -> str:
 
 def settings() -> str:
     """Every setting: its variable, its default, its meaning, and its choices if they are few."""
-    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    rows = []
     for name, field in Settings.model_fields.items():
         meaning = re.sub(r"([*|])", r"\\\1", str(field.description))
         if get_origin(field.annotation) is Literal:
             choices = ", ".join(f"`{choice}`" for choice in get_args(field.annotation))
             meaning = f"{meaning.removesuffix('.')}: {choices}."
         variable = f"{PREFIX}{name}".upper()
-        lines.append(f"| `{variable}` | {default_of(name, field)} | {meaning} |")
-    return "\n".join(lines)
+        rows.append((f"`{variable}`", default_of(name, field), meaning))
+    return markdown_table(("variable", "default", "meaning"), rows)
 
 
 def default_of(name: str, field: FieldInfo) -> str:

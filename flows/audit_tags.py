@@ -21,8 +21,8 @@ from models.data.evaluation_set import EvaluationSet
 from models.domains.audit import TagAudit, audit_tags, audit_text, plot_audit
 from models.domains.tagged_queries import TaggedQueries
 from models.encoder.onnx import encoder_digest
-from models.evaluation.evaluate import interval_text
 from models.evaluation.preconditions import check_tags, training_split
+from models.markdown_table import markdown_table
 from models.training_options import TrainingOptions, read_options
 
 # Shares of the training queries whose tags are taken away.
@@ -75,10 +75,11 @@ def stress_text(stress: list[dict[str, Any]]) -> str:
         "",
         "Routing on unseen queries when a share of the training queries loses its tags:",
         "",
-        "| tags removed | AIQ | gap closed |",
-        "| --- | --- | --- |",
+        markdown_table(
+            ("tags removed", "AIQ", "gap closed"),
+            [(f"{row['removed']:.0%}", row["aiq"], row["gap_closed"]) for row in stress],
+        ),
     ]
-    lines += [f"| {r['removed']:.0%} | {r['aiq']} | {r['gap_closed']} |" for r in stress]
     return "\n".join(lines) + "\n"
 
 
@@ -127,9 +128,9 @@ def measured_without(
     folder = make_encoder(train, fewer, tuned, settings)
     inputs, test_inputs = embed(train, folder, settings), embed(test, folder, settings)
     router = fit(train, inputs, encoder_digest(folder), options.families)
-    measured = evaluate_release(router, test, test_inputs).results["measures"]
+    measured = evaluate_release(router, test, test_inputs).measures["mixllm"]
     return {
         "removed": share,
-        "aiq": interval_text(measured["mixllm"]["aiq"], share=False),
-        "gap_closed": interval_text(measured["mixllm"]["gap_closed"], share=True),
+        "aiq": measured.aiq.text(share=False),
+        "gap_closed": measured.gap_closed.text(share=True),
     }

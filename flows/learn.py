@@ -13,6 +13,7 @@ from infra.registry.records import CHAMPION
 from infra.registry.registry import Registry
 from infra.settings import Settings, read_settings
 from models import escape
+from models.markdown_table import markdown_table
 from monitoring.learning.learner import Busy, Learned, learn
 from monitoring.store.schema import open_store
 
@@ -46,21 +47,25 @@ def learn_from_feedback() -> dict[str, Any]:
 
 def report(learned: Learned) -> str:
     """The state as a page of the flow run."""
-    found = learned.state.statistics()
-    lines = [
-        f"**Policy state {learned.version}**: {learned.votes} votes read, {found['applied']} applied in "
-        f"all, {found['held']} held, {found['voters']} voters.",
-        "",
-        "| candidate | votes | mean vote | foreseen |",
-        "| --- | --- | --- | --- |",
+    statistics = learned.state.statistics()
+    rows = [
+        (
+            escape.markdown(name),
+            row["votes"],
+            f"{row['mean_reward']:.3f}",
+            f"{row['mean_predicted']:.3f}",
+        )
+        for name, row in statistics["candidates"].items()
+        if row["votes"]
     ]
-    for name, row in found["candidates"].items():
-        if row["votes"]:
-            lines.append(
-                f"| {escape.markdown(name)} | {row['votes']} | {row['mean_reward']:.3f} | "
-                f"{row['mean_predicted']:.3f} |"
-            )
-    if found["held_voters"]:
-        held = ", ".join(escape.markdown(name) for name in found["held_voters"])
+    lines = [
+        f"**Policy state {learned.version}**: {learned.votes} votes read, "
+        f"{statistics['applied']} applied in all, {statistics['held']} held, "
+        f"{statistics['voters']} voters.",
+        "",
+        markdown_table(("candidate", "votes", "mean vote", "predicted"), rows),
+    ]
+    if statistics["held_voters"]:
+        held = ", ".join(escape.markdown(name) for name in statistics["held_voters"])
         lines += ["", f"Held, their votes teach nothing: {held}"]
     return "\n".join(lines)

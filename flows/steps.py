@@ -164,7 +164,7 @@ def evaluate_release(
     create_markdown_artifact(key="predictors", markdown=report_text(evaluation.reports))
     create_table_artifact(
         key="evaluation",
-        table=escape.markdown_rows(measures_table(evaluation.results)),
+        table=escape.markdown_rows(measures_table(evaluation.measures)),
         description=f"{escape.markdown(test.name)}: {evaluation.results['test_queries']} unseen queries",
     )
     return evaluation
@@ -201,7 +201,7 @@ def register(
                 "encoder": options.encoder,
                 "tagger": options.tagger,
             },
-            metrics=headline(results),
+            metrics=headline(evaluation.measures["mixllm"]),
             reports=reports,
             flow_run=str(runtime.flow_run.get_id() or "none"),
         )

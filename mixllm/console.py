@@ -78,6 +78,7 @@ def outcome(made: dict[str, Any]) -> str:
 def show_measures(results: dict[str, Any]) -> None:
     """The table of measures, with what was left out."""
     from models.evaluation.evaluate import measures_table
+    from models.evaluation.measures import Measured
 
     heads = ["router", "AIQ", "gap closed", "cost at 97.25 % quality", "quality at 24.18 % cost"]
     table = Table(
@@ -85,7 +86,8 @@ def show_measures(results: dict[str, Any]) -> None:
         "AIQ of mixllm over it",
         title=f"{results['test_set']}, {results['test_queries']} queries",
     )
-    for row in measures_table(results):
+    measures = {name: Measured.of_dict(cells) for name, cells in results["measures"].items()}
+    for row in measures_table(measures):
         table.add_row(*row.values())
     console.print(table)
     for row in results["predictors"]:

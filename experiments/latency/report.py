@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from models import escape
 from models.evaluation.measures import hull
+from models.markdown_table import markdown_table
+
+# What a setting came to, beside its worth.
+AT_ONE: Final = ("cost, USD per 1,000", "late", "s, p50 / p95", "LLMs with over 5 %")
 
 
 def traffic_table(found: dict[str, Any]) -> str:
@@ -20,54 +24,69 @@ def traffic_table(found: dict[str, Any]) -> str:
         f"{setting['candidates']} LLMs with {setting['concurrency']} at a time each, an answer after "
         f"{setting['time_limit']:g} s is worth 0.",
         "",
-        "| β | AIQ, late ones worth 0 | late at the dearest λ | at the middle λ: worth | cost, USD per "
-        "1,000 | late | s, p50 / p95 | LLMs with over 5 % |",
-        "| --- " * 8 + "|",
+        markdown_table(
+            (
+                "β",
+                "AIQ, late ones worth 0",
+                "late at the dearest λ",
+                "at the middle λ: worth",
+                *AT_ONE,
+            ),
+            [
+                (
+                    f"{row['beta']:g}",
+                    f"{row['aiq']:.4f}",
+                    f"{row['curve'][-1]['late']:.1%}",
+                    *cells_of(row["curve"][len(row["curve"]) // 2]),
+                )
+                for row in found["simulated"]
+            ],
+        ),
     ]
-    for row in found["simulated"]:
-        middle, dearest = row["curve"][len(row["curve"]) // 2], row["curve"][-1]
-        lines.append(
-            f"| {row['beta']:g} | {row['aiq']:.4f} | {dearest['late']:.1%} | {cells_of(middle)} |"
-        )
     if found.get("live"):
         lines += [
             "",
             f"Live, over HTTP, time scaled by {setting['speed']:g}; the same queries simulated beside:",
             "",
-            "| β | λ | run | worth | cost, USD per 1,000 | late | s, p50 / p95 | LLMs with over 5 % "
-            "| same choice |",
-            "| --- " * 9 + "|",
+            markdown_table(
+                ("β", "λ", "run", "worth", *AT_ONE, "same choice"),
+                [
+                    (
+                        f"{row['beta']:g}",
+                        f"{row['willingness_to_pay']:.3g}",
+                        run,
+                        *cells_of(row[run]),
+                        f"{row['same_choice']:.0%}" if run == "live" else "",
+                    )
+                    for row in found["live"]
+                    for run in ("simulated", "live")
+                ],
+            ),
         ]
-        for row in found["live"]:
-            for run in ("simulated", "live"):
-                same = f"{row['same_choice']:.0%}" if run == "live" else ""
-                told = f"{row['beta']:g} | {row['willingness_to_pay']:.3g} | {run}"
-                lines.append(f"| {told} | {cells_of(row[run])} | {same} |")
     if found.get("sweep"):
         lines += ["", "AIQ, late ones worth 0, at β = 0.1, by γ (1/s) and ξ:", ""]
         shares = sorted({row["time_share"] for row in found["sweep"]})
-        lines += [f"| γ \\ ξ | {' | '.join(f'{s:g}' for s in shares)} |"]
-        lines += ["| --- " * (len(shares) + 1) + "|"]
-        for gamma in sorted({row["gamma"] for row in found["sweep"]}):
-            cells = [
-                f"{row['aiq']:.4f}"
-                for share in shares
-                for row in found["sweep"]
-                if row["gamma"] == gamma and row["time_share"] == share
-            ]
-            lines.append(f"| {gamma:g} | {' | '.join(cells)} |")
+        aiq = {(row["gamma"], row["time_share"]): f"{row['aiq']:.4f}" for row in found["sweep"]}
+        rows = [
+            (f"{gamma:g}", *(aiq[gamma, share] for share in shares))
+            for gamma in sorted({row["gamma"] for row in found["sweep"]})
+        ]
+        lines.append(markdown_table(("γ \\ ξ", *(f"{share:g}" for share in shares)), rows))
     return "\n".join(lines)
 
 
-def cells_of(row: dict[str, Any]) -> str:
+def cells_of(row: dict[str, Any]) -> tuple[str, ...]:
     """Worth, cost, share of late answers, seconds, and who answered."""
     often = sorted(row["shares"].items(), key=lambda item: -item[1])
     named = ", ".join(
         f"{escape.markdown(name)} {share:.0%}" for name, share in often if share > 0.05
     )
     return (
-        f"{row['worth']:.4f} | {1000 * row['cost_usd']:.3f} | {row['late']:.1%} | "
-        f"{row['seconds_p50']:.1f} / {row['seconds_p95']:.1f} | {named}"
+        f"{row['worth']:.4f}",
+        f"{1000 * row['cost_usd']:.3f}",
+        f"{row['late']:.1%}",
+        f"{row['seconds_p50']:.1f} / {row['seconds_p95']:.1f}",
+        named,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from models.markdown_table import markdown_table
+
 # Two-sided 95 % quantiles of Student's t by degrees of freedom, for the few seeds there are.
 T_95: Final = (np.nan, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 # The run that was trained on every outcome.
@@ -120,19 +122,19 @@ def shown(cell: dict[str, float | None], digits: int = 2) -> str:
 
 def online_table(found: dict[str, Any]) -> str:
     """The report as Markdown."""
+    columns = ("quality_per_cent", "worth_per_cent", "cost_per_cent", "aiq_per_cent")
+    gains = [(name, *(shown(row[c]) for c in columns)) for name, row in found["gains"].items()]
+    gains += [
+        (f"{share}, then every outcome of the rest", "", "", "", f"{value:+.2f}")
+        for share, value in found["whole_aiq_per_cent"].items()
+    ]
     lines = [
         "Worth is quality less cost over the willingness to pay, of the streamed queries' answers. "
         "Gains over the router that does not learn, per cent, paired by seed, mean and 95 % interval "
         f"(Student's t, {len(found['seeds'])} seeds). AIQ: of the test queries, after the stream.",
         "",
-        "| offline share, feedback | quality | worth | cost | test AIQ |",
-        "| --- | --- | --- | --- | --- |",
+        markdown_table(("offline share, feedback", "quality", "worth", "cost", "test AIQ"), gains),
     ]
-    columns = ("quality_per_cent", "worth_per_cent", "cost_per_cent", "aiq_per_cent")
-    for name, row in found["gains"].items():
-        lines.append(f"| {name} | " + " | ".join(shown(row[c]) for c in columns) + " |")
-    for share, value in found["whole_aiq_per_cent"].items():
-        lines.append(f"| {share}, then every outcome of the rest | | | | {value:+.2f} |")
     if not found["scenarios"]:
         return "\n".join(lines)
     lines += [
@@ -141,10 +143,15 @@ def online_table(found: dict[str, Any]) -> str:
         "new: the best LLM is there from the middle on, seen on 100 queries before), against the "
         "router that does not learn, in the second half of the stream:",
         "",
-        "| scenario | worth after | share before → at the end | after queries | liars held | wrongly |",
-        "| --- | --- | --- | --- | --- | --- |",
+        scenarios_table(found["scenarios"]),
     ]
-    for name, row in found["scenarios"].items():
+    return "\n".join(lines)
+
+
+def scenarios_table(scenarios: dict[str, dict[str, Any]]) -> str:
+    """Markdown: what each event did to the router that learns."""
+    rows = []
+    for name, row in scenarios.items():
         if name.endswith(", offline"):
             continue
         moved, when = "", ""
@@ -152,11 +159,13 @@ def online_table(found: dict[str, Any]) -> str:
             moved = f"{row['share_before']:.0%} → {row['share_at_end']:.0%}"
             when = ", ".join("never" if v is None else str(v) for v in row["reacted_after"])
         held = "" if row["held_of_liars"] is None else f"{row['held_of_liars']:.0%}"
-        lines.append(
-            f"| {name} | {shown(row['worth_after_per_cent'])} | {moved} | {when} | {held} | "
-            f"{row['held_wrongly']:g} |"
-        )
-    return "\n".join(lines)
+        worth = shown(row["worth_after_per_cent"])
+        rows.append((name, worth, moved, when, held, f"{row['held_wrongly']:g}"))
+    heads = (
+        "scenario", "worth after", "share before → at the end", "after queries", "liars held",
+        "wrongly",
+    )  # fmt: skip
+    return markdown_table(heads, rows)
 
 
 def plot_online(runs: Sequence[Run], path: Path) -> None:

@@ -33,6 +33,7 @@ from models.domains.domains import Domains
 from models.drift.alerts import raised, read_rules
 from models.drift.signals import find_signals
 from models.drift.windows import Window
+from models.markdown_table import markdown_table
 from models.release.manifest import read_manifest
 from models.release.release import compiled_release
 from monitoring.drift.window_rows import with_catalog
@@ -254,23 +255,32 @@ def delays(runs: list[dict[str, Any]], name: str, size: int) -> dict[str, Any]:
 def table(found: dict[str, Any]) -> str:
     """Markdown."""
     none = found["no drift"]
+    heads = (
+        "change", "alert", "raised", "queries until raised, median [5 %, 95 %]", "other alerts",
+        "false alerts in 1,000 windows",
+    )  # fmt: skip
+    rows = []
+    for name, row in found["changes"].items():
+        q = row["queries"]
+        delay = f"{q['median']:.0f} [{q['5 %']:.0f}, {q['95 %']:.0f}]" if q["median"] else "–"
+        rate = 1000 * none["by alert"][row["alert"]]["raised"] / none["windows"]
+        rows.append(
+            (
+                name,
+                row["alert"],
+                f"{row['raised']} of {row['streams']}",
+                delay,
+                row["streams with another alert too"],
+                f"{rate:.1f}",
+            )
+        )
     lines = [
         f"{none['windows']} windows of {found['window']} decisions without drift, "
         f"{none['streams']} streams: {none['windows with anything lit']} with anything lit, "
         f"{none['alerts raised']} alerts raised.",
         "",
-        "| change | alert | raised | queries until raised, median [5 %, 95 %] | other alerts | false "
-        "alerts in 1,000 windows |",
-        "| --- | --- | --- | --- | --- | --- |",
+        markdown_table(heads, rows),
     ]
-    for name, row in found["changes"].items():
-        q = row["queries"]
-        told = f"{q['median']:.0f} [{q['5 %']:.0f}, {q['95 %']:.0f}]" if q["median"] else "–"
-        rate = 1000 * none["by alert"][row["alert"]]["raised"] / none["windows"]
-        lines.append(
-            f"| {name} | {row['alert']} | {row['raised']} of {row['streams']} | {told} | "
-            f"{row['streams with another alert too']} | {rate:.1f} |"
-        )
     return "\n".join(lines)
 
 

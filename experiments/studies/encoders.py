@@ -37,10 +37,11 @@ from models.encoder_tuning.data import TuningData
 from models.encoder_tuning.settings import TuningSettings
 from models.encoder_tuning.tuning import EncoderTuning
 from models.encoder_tuning.validation import domain_separation, mean_auc
-from models.evaluation.evaluate import interval_text, oracle_of, outcome_of, sweep
+from models.evaluation.evaluate import oracle_of, outcome_of, sweep
 from models.evaluation.fitted_router import FittedRouter
 from models.evaluation.measures import MEASURES, Routed, drawn_measures, interval
 from models.evaluation.willingness import willingness_grid
+from models.markdown_table import markdown_table
 from models.predictors.families import DEFAULT_FAMILIES, FAMILIES
 from models.queries.form import query_forms
 
@@ -332,6 +333,12 @@ def read_done(path: Path) -> set[str]:
     return {json.dumps({k: row[k] for k in keys}, sort_keys=True) for row in map(json.loads, lines)}
 
 
+HEADS: Final = (
+    "encoder", "seeds", "AIQ", "over frozen", "gap closed", "cost at 97.25 %", "quality at 24.18 %",
+    "AUC", "within, between domains", "s, MB",
+)  # fmt: skip
+
+
 def table(path: Path) -> str:
     """The results as Markdown: a table a set, seeds averaged draw by draw, so that the interval is
     that of the mean over seeds and a difference from ``frozen`` is paired."""
@@ -351,10 +358,8 @@ def table(path: Path) -> str:
             + (f", encoder of {setup}" if setup != name else "")
             + f"; predictors: {families}",
             "",
-            "| encoder | seeds | AIQ | over frozen | gap closed | cost at 97.25 % | quality at 24.18 % "
-            "| AUC | within, between domains | s, MB |",
-            "| --- " * 10 + "|",
         ]
+        rows = []
         frozen = mean_draws(variants["frozen"], "aiq")
         for variant, runs in variants.items():
             aiq = mean_draws(runs, "aiq")
@@ -376,7 +381,8 @@ def table(path: Path) -> str:
                 if "seconds" in runs[0]
                 else "",
             ]
-            lines.append(f"| {' | '.join(cells)} |")
+            rows.append(cells)
+        lines.append(markdown_table(HEADS, rows))
         unseen = [
             f"{variant}: {measure} {np.mean([run[measure] for run in runs]):.3f}"
             for variant, runs in variants.items()
@@ -394,7 +400,7 @@ def mean_draws(runs: list[dict[str, Any]], measure: str) -> np.ndarray:
 
 
 def shown(draws: np.ndarray, share: bool = False) -> str:
-    return interval_text(interval(draws), share)
+    return interval(draws).text(share=share)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from models.data.files import read_evaluation_set
 from models.decision.estimates import score
 from models.decision.exploration import Exploration, probabilities
 from models.learning.off_policy import LoggedVotes, evaluate_policy, resamples
+from models.markdown_table import markdown_table
 
 VOTES: Final = 1000
 EPSILONS: Final = (0.05, 0.2, 0.5)
@@ -93,17 +94,20 @@ def study(sets: Sets, logs: int) -> list[dict[str, Any]]:
 
 def table(found: dict[str, list[dict[str, Any]]]) -> str:
     """Markdown."""
-    lines = [
-        "| set | ε | policy | IPS: held, width, bias | self-normalised | doubly robust | can tell |",
-        "| --- " * 7 + "|",
-    ]
+    heads = (
+        "set", "ε", "policy", "IPS: held, width, bias", "self-normalised", "doubly robust", "can tell",
+    )  # fmt: skip
+    lines = []
     for name, rows in found.items():
         for first in range(0, len(rows), 3):
             three = rows[first : first + 3]
             cells = [f"{r['held']:.0%}, {r['width']:.3f}, {r['bias']:+.4f}" for r in three]
-            told = f"| {name} | {three[0]['epsilon']:g} | {three[0]['policy']} | "
-            lines.append(told + " | ".join([*cells, f"{three[0]['supported']:.0%}"]) + " |")
-    return "\n".join(lines)
+            first_row = three[0]
+            supported = f"{first_row['supported']:.0%}"
+            lines.append(
+                (name, f"{first_row['epsilon']:g}", first_row["policy"], *cells, supported)
+            )
+    return markdown_table(heads, lines)
 
 
 def main() -> None:

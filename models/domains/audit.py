@@ -12,6 +12,7 @@ import numpy as np
 from models import escape
 from models.domains.domains import UNKNOWN
 from models.domains.tagged_queries import TaggedQueries
+from models.markdown_table import markdown_table
 
 GROUPS: Final = 5
 EXAMPLES: Final = 3
@@ -117,19 +118,23 @@ def _groups(
 
 def audit_text(audit: TagAudit) -> str:
     """The audit as Markdown."""
+    rows = [
+        (
+            escape.markdown(row["name"]),
+            row["queries"],
+            row["tags"],
+            escape.markdown(row["source"]),
+            f"{row['purity']:.0%}",
+        )
+        for row in sorted(audit.domains, key=lambda row: -row["queries"])
+    ]
     lines = [
         f"{audit.queries} queries, {audit.tags} tags, {len(audit.domains)} domains: "
         f"{audit.with_domain:.1%} of the queries have a domain ({audit.tagged:.1%} a tag). "
         f"Against the sources: NMI {audit.nmi:.3f}, ARI {audit.ari:.3f}.",
         "",
-        "| domain | queries | tags | most frequent source | its share |",
-        "| --- | --- | --- | --- | --- |",
+        markdown_table(("domain", "queries", "tags", "most frequent source", "its share"), rows),
     ]
-    for row in sorted(audit.domains, key=lambda row: -row["queries"]):
-        lines.append(
-            f"| {escape.markdown(row['name'])} | {row['queries']} | {row['tags']} "
-            f"| {escape.markdown(row['source'])} | {row['purity']:.0%} |"
-        )
     if audit.untagged:
         lines += ["", "Queries without a domain, in groups of like ones:", ""]
     for group in audit.untagged:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from models import escape
+from models.markdown_table import markdown_table
 
 
 def model_card(config: dict[str, Any], report: dict[str, Any]) -> str:
@@ -24,14 +25,21 @@ def model_card(config: dict[str, Any], report: dict[str, Any]) -> str:
         f"Chosen: **{report['chosen']}**, the smallest that passed. Against the model itself, on "
         "training queries; one thread, 64 tokens:",
         "",
-        "| graph | cosine, mean | least | same choices | milliseconds | MB |",
-        "| --- | --- | --- | --- | --- | --- |",
+        markdown_table(
+            ("graph", "cosine, mean", "least", "same choices", "milliseconds", "MB"),
+            [
+                (
+                    graph["precision"],
+                    f"{graph['cosine']:.4f}",
+                    f"{graph['least_cosine']:.4f}",
+                    f"{graph['agreement']:.1%}",
+                    f"{graph['milliseconds']:.1f}",
+                    f"{graph['megabytes']:.0f}",
+                )
+                for graph in report["graphs"]
+            ],
+        ),
     ]
-    for graph in report["graphs"]:
-        lines.append(
-            f"| {graph['precision']} | {graph['cosine']:.4f} | {graph['least_cosine']:.4f} | "
-            f"{graph['agreement']:.1%} | {graph['milliseconds']:.1f} | {graph['megabytes']:.0f} |"
-        )
     if tuned:
         lines += ["", *_tuning(report)]
     return "\n".join(lines) + "\n"
@@ -45,14 +53,30 @@ def _tuning(report: dict[str, Any]) -> list[str]:
         f"Kept: epoch {tuning['best_epoch']}. Measured on the {settings['held_share']:.0%} of the "
         "training queries that the tuning did not learn from:",
         "",
-        "| epoch | deviations foreseen (R²) | AUC | gap closed | within domains | between |",
-        "| --- | --- | --- | --- | --- | --- |",
+        markdown_table(
+            (
+                "epoch",
+                "deviations predicted (R²)",
+                "AUC",
+                "gap closed",
+                "within domains",
+                "between",
+            ),
+            [
+                (
+                    f"{epoch['epoch']:.0f}",
+                    f"{epoch['deviation_r2']:.4f}",
+                    f"{epoch['auc']:.4f}",
+                    f"{epoch['gap_closed']:.1%}",
+                    f"{epoch['within']:.3f}",
+                    f"{epoch['between']:.3f}",
+                )
+                for epoch in tuning["epochs"]
+            ],
+        ),
+        "",
+        "Settings:",
+        "",
     ]
-    for epoch in tuning["epochs"]:
-        lines.append(
-            f"| {epoch['epoch']:.0f} | {epoch['deviation_r2']:.4f} | {epoch['auc']:.4f} | "
-            f"{epoch['gap_closed']:.1%} | {epoch['within']:.3f} | {epoch['between']:.3f} |"
-        )
-    lines += ["", "Settings:", ""]
     lines += [f"- {key}: {escape.markdown(str(value))}" for key, value in settings.items()]
     return lines

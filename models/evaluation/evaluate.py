@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from models.evaluation.baselines import (
     tuned,
 )
 from models.evaluation.fitted_router import FittedRouter
-from models.evaluation.measures import Routed, compare
+from models.evaluation.measures import AIQ_OVER, Measured, Routed, compare
 from models.evaluation.predictor_report import PredictorReport, predictor_reports
 from models.evaluation.willingness import willingness_grid
 
@@ -34,14 +34,37 @@ SOURCE_DRAWS: Final = 200
 
 @dataclass(frozen=True)
 class Evaluation:
-    """results: the table of ``results.json``. choices: willingness_to_pay, query_id, llm; one row a
-    setting and test query. curves: name → (k, 2) mean cost (USD) and mean quality, for the plot.
-    reports: how far each predictor can be trusted."""
+    """What a router and its baselines did on the same queries.
 
+    measures: router → its measures; the router itself is "mixllm".
+    results: the table of ``results.json``.
+    choices: willingness_to_pay, query_id, llm; one row a setting and test query.
+    curves: router → (k, 2) mean cost (USD) and mean quality, for the plot.
+    reports: how far each predictor can be trusted.
+    """
+
+    measures: dict[str, Measured]
     results: dict[str, Any]
     choices: pd.DataFrame
     curves: dict[str, np.ndarray]
     reports: list[PredictorReport]
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """The test queries on which the candidates can be compared.
+
+    names: the candidates.
+    kept: the queries.
+    inputs: of ``kept``.
+    quality, cost: (n, L), the true outcomes.
+    """
+
+    names: list[str]
+    kept: EvaluationSet
+    inputs: QueryInputs
+    quality: np.ndarray
+    cost: np.ndarray
 
 
 def evaluate(
@@ -49,6 +72,7 @@ def evaluate(
     test: EvaluationSet,
     test_inputs: QueryInputs,
     beta: float = 0.0,
+    *,
     draws: int = 1000,
     seed: int = 0,
     paper: bool = False,
@@ -61,37 +85,21 @@ def evaluate(
     train = router.data
     names, kept, notes = comparable(train, test)
     reports = predictor_reports(router.fitted, train, test, test_inputs)
-    test_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
-    compiled = router.compiled(names, test.catalog)
+    kept_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
     quality, cost = kept.matrix("quality", names), kept.matrix("cost_usd", names)
-    train_cost = train.matrix("cost_usd", names)
-    grid = willingness_grid(train_cost)
+    rows = TestRows(names, kept, kept_inputs, quality, cost)
+    grid = willingness_grid(train.matrix("cost_usd", names))
 
-    estimates = compiled.estimate(test_inputs)
+    estimates = router.compiled(names, test.catalog).estimate(kept_inputs)
     picks = sweep(estimates, grid, beta)
-    guesses, sizes = baseline_guesses(train, router.inputs, names, seed, paper)
-    rivals = {
-        name: compiled.estimate_from(test_inputs, *guess(test_inputs.embeddings))
-        for name, guess in guesses.items()
-    }
-    constant = np.broadcast_to(np.nanmean(train_cost, axis=0), cost.shape)
-    rivals["constant_cost"] = replace(estimates, cost=constant)
-    rivals["no_shrinkage"] = router.compiled(names, test.catalog, shrunk=False).estimate(
-        test_inputs
-    )
-    best = int(np.argmax(quality.mean(axis=0)))
+    rivals, sizes = baseline_estimates(router, test, rows, seed, paper=paper)
     routers = {
         "mixllm": outcome_of(picks, cost, quality),
         **{n: outcome_of(sweep(e, grid, beta), cost, quality) for n, e in rivals.items()},
-        "best_single": outcome_of(np.full((1, len(cost)), best), cost, quality),
-        "random": Routed(cost.mean(axis=1)[None], quality.mean(axis=1)[None]),
+        **unrouted(rows),
     }
     oracle = oracle_of(grid, cost, quality)
-    curves = {
-        name: np.column_stack([routed.cost.mean(axis=1), routed.quality.mean(axis=1)])
-        for name, routed in {**routers, "oracle": oracle}.items()
-    }
-    curves["zero"] = np.column_stack([cost.mean(axis=0), quality.mean(axis=0)])
+    measures = compare(routers, oracle, cost, quality, draws=draws, seed=seed)
     results = {
         "training_set": train.name,
         "training_digest": train.digest,
@@ -100,22 +108,63 @@ def evaluate(
         "training_queries": len(train.queries),
         "test_queries": len(kept.queries),
         "candidates": names,
-        "best_single": names[best],
+        "best_single": names[best_single(quality)],
         "baseline_sizes": sizes,
-        "directions": len(router.shrinkage.over(names, compiled.means).slopes),
+        "directions": router.directions(names),
         "beta": beta,
         "notes": [*train.notes, *notes],
         "predictors": [report.row for report in reports],
-        "measures": compare(routers, oracle, cost, quality, draws=draws, seed=seed),
-        "sources": by_source(
-            kept.queries["source"].to_numpy(), routers, oracle, cost, quality, seed
-        ),
+        "measures": {name: measured.as_dict() for name, measured in measures.items()},
+        "sources": by_source(rows, routers, oracle, seed),
     }
-    return Evaluation(results, choices_table(grid, kept, names, picks), curves, reports)
+    curves = mean_curves({**routers, "oracle": oracle}, rows)
+    return Evaluation(measures, results, choices_table(grid, kept, names, picks), curves, reports)
+
+
+def baseline_estimates(
+    router: FittedRouter, test: EvaluationSet, rows: TestRows, seed: int, *, paper: bool
+) -> tuple[dict[str, Estimates], dict[str, int]]:
+    """(What each baseline predicts, the sizes that were chosen for them.)"""
+    compiled = router.compiled(rows.names, test.catalog)
+    guesses, sizes = baseline_guesses(router.data, router.inputs, rows.names, seed, paper=paper)
+    rivals = {
+        name: compiled.estimate_from(rows.inputs, *guess(rows.inputs.embeddings))
+        for name, guess in guesses.items()
+    }
+    mean_cost = np.nanmean(router.data.matrix("cost_usd", rows.names), axis=0)
+    constant = np.broadcast_to(mean_cost, rows.cost.shape)
+    rivals["constant_cost"] = replace(compiled.estimate(rows.inputs), cost=constant)
+    unshrunk = router.compiled(rows.names, test.catalog, shrunk=False)
+    rivals["no_shrinkage"] = unshrunk.estimate(rows.inputs)
+    return rivals, sizes
+
+
+def unrouted(rows: TestRows) -> dict[str, Routed]:
+    """What no router needs to be fitted for: one LLM for every query, or any LLM."""
+    best = np.full((1, len(rows.cost)), best_single(rows.quality))
+    return {
+        "best_single": outcome_of(best, rows.cost, rows.quality),
+        "random": Routed(rows.cost.mean(axis=1)[None], rows.quality.mean(axis=1)[None]),
+    }
+
+
+def best_single(quality: np.ndarray) -> int:
+    """The number of the candidate with the highest mean of quality (n, L)."""
+    return int(np.argmax(quality.mean(axis=0)))
+
+
+def mean_curves(routers: Mapping[str, Routed], rows: TestRows) -> dict[str, np.ndarray]:
+    """Router → (k, 2) mean cost and quality; "zero" is the single candidates."""
+    curves = {
+        name: np.column_stack([routed.cost.mean(axis=1), routed.quality.mean(axis=1)])
+        for name, routed in routers.items()
+    }
+    curves["zero"] = np.column_stack([rows.cost.mean(axis=0), rows.quality.mean(axis=0)])
+    return curves
 
 
 def baseline_guesses(
-    train: EvaluationSet, inputs: QueryInputs, names: list[str], seed: int, paper: bool
+    train: EvaluationSet, inputs: QueryInputs, names: list[str], seed: int, *, paper: bool
 ) -> tuple[dict[str, Guess], dict[str, int]]:
     """(baselines that predict, the sizes that were chosen for them)."""
     outcomes = Outcomes(
@@ -132,30 +181,28 @@ def baseline_guesses(
 
 
 def by_source(
-    sources: np.ndarray,
-    routers: dict[str, Routed],
-    oracle: Routed,
-    cost: np.ndarray,
-    quality: np.ndarray,
-    seed: int,
+    rows: TestRows, routers: Mapping[str, Routed], oracle: Routed, seed: int
 ) -> dict[str, Any]:
     """The measures on the test queries of each source that has enough of them."""
-    found = {}
+    sources = rows.kept.queries["source"].to_numpy()
+    table = {}
     for source in np.unique(sources):
-        rows = sources == source
-        if rows.sum() < LEAST_OF_SOURCE:
+        of_source = sources == source
+        if of_source.sum() < LEAST_OF_SOURCE:
             continue
-        parts = {name: Routed(r.cost[:, rows], r.quality[:, rows]) for name, r in routers.items()}
-        measured = compare(
-            parts,
-            Routed(oracle.cost[:, rows], oracle.quality[:, rows]),
-            cost[rows],
-            quality[rows],
+        measures = compare(
+            {name: routed.where(of_source) for name, routed in routers.items()},
+            oracle.where(of_source),
+            rows.cost[of_source],
+            rows.quality[of_source],
             draws=SOURCE_DRAWS,
             seed=seed,
         )
-        found[str(source)] = {"queries": int(rows.sum()), "measures": measured}
-    return found
+        table[str(source)] = {
+            "queries": int(of_source.sum()),
+            "measures": {name: measured.as_dict() for name, measured in measures.items()},
+        }
+    return table
 
 
 def sweep(estimates: Estimates, grid: np.ndarray, beta: float) -> np.ndarray:
@@ -190,41 +237,27 @@ def choices_table(
     )
 
 
-def measures_table(results: dict[str, Any]) -> list[dict[str, str]]:
+def measures_table(measures: Mapping[str, Measured]) -> list[dict[str, str]]:
     """The measures as rows of text: router, then each measure with its interval."""
-    rows = []
-    for name, measured in results["measures"].items():
-        row = {"router": name}
-        for key in ("aiq", "gap_closed", "cost_at_97.25%_quality", "quality_at_24.18%_cost"):
-            row[key] = interval_text(measured[key], share=key != "aiq")
-        row["aiq_over"] = (
-            "" if name == "mixllm" else interval_text(measured["aiq_over"], share=False)
-        )
-        rows.append(row)
-    return rows
+    return [
+        {
+            "router": name,
+            "aiq": measured.aiq.text(share=False),
+            "gap_closed": measured.gap_closed.text(share=True),
+            "cost_at_97.25%_quality": measured.cost_at_quality.text(share=True),
+            "quality_at_24.18%_cost": measured.quality_at_cost.text(share=True),
+            AIQ_OVER: "" if name == "mixllm" else measured.aiq_over.text(share=False),
+        }
+        for name, measured in measures.items()
+    ]
 
 
-def interval_text(cell: dict[str, float | None], share: bool) -> str:
-    """ "0.812 [0.801, 0.823]", or in per cent; a dash where the value is never reached."""
-
-    def shown(value: float) -> str:
-        return f"{100 * value:.1f} %" if share else f"{value:.4f}"
-
-    if cell["value"] is None:
-        return "–"
-    if cell["low"] is None or cell["high"] is None:
-        return shown(cell["value"])
-    return f"{shown(cell['value'])} [{shown(cell['low'])}, {shown(cell['high'])}]"
-
-
-def headline(results: dict[str, Any]) -> dict[str, float]:
-    """The router's own measures as plain numbers; what is never reached is left out."""
-    names = {
-        "aiq": "aiq",
-        "gap_closed": "gap_closed",
-        "cost_at_97.25%_quality": "cost_share_at_97_quality",
-        "quality_at_24.18%_cost": "quality_share_at_24_cost",
+def headline(measured: Measured) -> dict[str, float]:
+    """A router's measures as plain numbers; what is never reached is left out."""
+    values = {
+        "aiq": measured.aiq.value,
+        "gap_closed": measured.gap_closed.value,
+        "cost_share_at_97_quality": measured.cost_at_quality.value,
+        "quality_share_at_24_cost": measured.quality_at_cost.value,
     }
-    measured = results["measures"]["mixllm"]
-    values = {name: measured[key]["value"] for key, name in names.items()}
     return {name: value for name, value in values.items() if value is not None}

@@ -84,6 +84,11 @@ class FittedRouter:
         shrinkage = self.shrinkage if shrunk else None
         return CompiledPredictors(chosen, catalog or self.data.catalog, shrinkage)
 
+    def directions(self, names: Sequence[str]) -> int:
+        """How many directions the shrinkage of these candidates keeps."""
+        means = self.compiled(names).means
+        return len(self.shrinkage.over(list(names), means).slopes)
+
     def training_rows(self) -> Rows:
         """Training rows as predicted by models that did not see them.
 

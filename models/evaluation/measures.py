@@ -7,8 +7,8 @@ integrated between the cheapest and the dearest single candidate's mean cost, ov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import astuple, dataclass
+from typing import Final
 
 import numpy as np
 
@@ -18,7 +18,9 @@ LEVEL: Final = 0.95
 # With 20 test queries the standard error of a mean quality is up to 0.11; with fewer, two routers
 # cannot be told apart, whatever they do.
 LEAST_TEST_QUERIES: Final = 20
+# What files and tables call each measure, in the order of ``Measures``.
 MEASURES: Final = ("aiq", "cost_at_97.25%_quality", "quality_at_24.18%_cost", "gap_closed")
+AIQ_OVER: Final = "aiq_over"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Routed:
 
     cost: np.ndarray
     quality: np.ndarray
+
+    def where(self, rows: np.ndarray) -> Routed:
+        """On some of the queries. rows: (n,) bool."""
+        return Routed(self.cost[:, rows], self.quality[:, rows])
 
 
 def hull(cost: np.ndarray, quality: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,19 +89,36 @@ class Frame:
     oracle: float
 
 
-def measure(cost: np.ndarray, quality: np.ndarray, frame: Frame) -> dict[str, float]:
-    """The measures of design.md for (k,) mean costs and qualities."""
+@dataclass(frozen=True)
+class Measures:
+    """The measures of design.md.
+
+    aiq: average quality, in [0, 1].
+    cost_at_quality: the cost of 97.25 % of the best single LLM's quality, a share of its cost; NaN where
+        that is never reached.
+    quality_at_cost: the quality at 24.18 % of the best single LLM's cost, a share of its quality.
+    gap_closed: the share of the way from no router (0) to the oracle (1).
+    """
+
+    aiq: float
+    cost_at_quality: float
+    quality_at_cost: float
+    gap_closed: float
+
+
+def measure(cost: np.ndarray, quality: np.ndarray, frame: Frame) -> Measures:
+    """Of (k,) mean costs (USD) and qualities."""
     area = aiq(cost, quality, frame.low, frame.high)
     xs, ys = hull(cost, quality)
     span = frame.oracle - frame.zero
     dear = cost_at(cost, quality, QUALITY_SHARE * frame.best_quality)
-    return {
-        "aiq": area,
-        "cost_at_97.25%_quality": dear / frame.best_cost if frame.best_cost > 0 else float("nan"),
-        "quality_at_24.18%_cost": float(np.interp(COST_SHARE * frame.best_cost, xs, ys))
-        / max(frame.best_quality, 1e-12),
-        "gap_closed": (area - frame.zero) / span if span > 0 else float("nan"),
-    }
+    cheap = float(np.interp(COST_SHARE * frame.best_cost, xs, ys))
+    return Measures(
+        aiq=area,
+        cost_at_quality=dear / frame.best_cost if frame.best_cost > 0 else float("nan"),
+        quality_at_cost=cheap / max(frame.best_quality, 1e-12),
+        gap_closed=(area - frame.zero) / span if span > 0 else float("nan"),
+    )
 
 
 def drawn_measures(
@@ -135,9 +158,49 @@ def drawn_measures(
             oracle=aiq(means["oracle"][0][b], means["oracle"][1][b], low, high),
         )
         for name, rows in table.items():
-            got = measure(means[name][0][b], means[name][1][b], frame)
-            rows[b] = [got[key] for key in MEASURES]
+            rows[b] = astuple(measure(means[name][0][b], means[name][1][b], frame))
     return table
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its interval; None where it cannot be reached, or too few draws reach it."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def text(self, *, share: bool) -> str:
+        """ "0.812 [0.801, 0.823]", or in per cent; a dash where the value is never reached."""
+
+        def shown(value: float) -> str:
+            return f"{100 * value:.1f} %" if share else f"{value:.4f}"
+
+        if self.value is None:
+            return "–"
+        if self.low is None or self.high is None:
+            return shown(self.value)
+        return f"{shown(self.value)} [{shown(self.low)}, {shown(self.high)}]"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``Measures`` with their intervals. aiq_over: the first router's AIQ less this one's, paired."""
+
+    aiq: Interval
+    cost_at_quality: Interval
+    quality_at_cost: Interval
+    gap_closed: Interval
+    aiq_over: Interval
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """As files hold it."""
+        return dict(zip((*MEASURES, AIQ_OVER), (vars(i) for i in vars(self).values()), strict=True))
+
+    @classmethod
+    def of_dict(cls, cells: Mapping[str, Mapping[str, float | None]]) -> Measured:
+        """From what ``as_dict`` gave."""
+        return cls(*(Interval(**cells[key]) for key in (*MEASURES, AIQ_OVER)))
 
 
 def compare(
@@ -147,27 +210,31 @@ def compare(
     quality: np.ndarray,
     draws: int = 1000,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Measured]:
     """Every measure of every router, with 95 % bootstrap intervals over queries.
 
-    ``aiq_over``: the first router's AIQ less another's, with a paired interval of its own.
-    Returns name → {measure: {"value", "low", "high"}}; values that cannot be reached are None.
+    cost, quality: (n, L), the single candidates' true outcomes.
     """
     table = drawn_measures(routers, oracle, cost, quality, draws, seed)
     first = table[next(iter(routers))][:, 0]
-    results: dict[str, dict[str, Any]] = {}
-    for name, rows in table.items():
-        results[name] = {key: interval(rows[:, i]) for i, key in enumerate(MEASURES)}
-        results[name]["aiq_over"] = interval(first - rows[:, 0])
-    return results
+    return {
+        name: Measured(
+            aiq=interval(rows[:, 0]),
+            cost_at_quality=interval(rows[:, 1]),
+            quality_at_cost=interval(rows[:, 2]),
+            gap_closed=interval(rows[:, 3]),
+            aiq_over=interval(first - rows[:, 0]),
+        )
+        for name, rows in table.items()
+    }
 
 
-def interval(values: np.ndarray) -> dict[str, float | None]:
+def interval(values: np.ndarray) -> Interval:
     """The first value with the percentile interval of the rest; None where too few are defined."""
     drawn = values[1:][np.isfinite(values[1:])]
     value = float(values[0]) if np.isfinite(values[0]) else None
     if len(drawn) < LEVEL * (len(values) - 1):
-        return {"value": value, "low": None, "high": None}
+        return Interval(value, None, None)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
-    return {"value": value, "low": float(low), "high": float(high)}
+    return Interval(value, float(low), float(high))

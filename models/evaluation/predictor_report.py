@@ -16,6 +16,7 @@ import numpy as np
 from models import escape
 from models.data.evaluation_set import EvaluationSet
 from models.encoder.inputs import QueryInputs
+from models.markdown_table import markdown_table
 from models.predictors.fitting import Fitted
 from models.predictors.outcome_table import billed_tokens
 
@@ -147,20 +148,26 @@ def flags_of(reports: Sequence[PredictorReport]) -> dict[str, str]:
 
 def report_text(reports: Sequence[PredictorReport]) -> str:
     """The reports as Markdown."""
-    lines = [
-        "| LLM | training rows | unseen queries | skill | AUC | calibration error | length skill "
-        "| length ratio | flags |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in reports:
-        auc = "–" if r.auc is None else f"{r.auc:.3f}"
-        flags = escape.markdown("; ".join(r.flags)) or "–"
-        lines.append(
-            f"| {escape.markdown(r.llm)} | {r.training_rows} | {r.queries} | {r.skill:.3f} | {auc} "
-            f"| {r.calibration_error:.3f} (≤ {r.calibration_threshold:.3f}) "
-            f"| {r.length_skill:.3f} | {r.length_ratio:.2f} | {flags} |"
+    heads = (
+        "LLM", "training rows", "unseen queries", "skill", "AUC", "calibration error",
+        "length skill", "length ratio", "flags",
+    )  # fmt: skip
+    rows = [
+        (
+            escape.markdown(r.llm),
+            r.training_rows,
+            r.queries,
+            f"{r.skill:.3f}",
+            "–" if r.auc is None else f"{r.auc:.3f}",
+            f"{r.calibration_error:.3f} (≤ {r.calibration_threshold:.3f})",
+            f"{r.length_skill:.3f}",
+            f"{r.length_ratio:.2f}",
+            escape.markdown("; ".join(r.flags)) or "–",
         )
-    lines += [
+        for r in reports
+    ]
+    lines = [
+        markdown_table(heads, rows),
         "",
         *(
             f"- **{escape.markdown(llm)}**: {escape.markdown(flags)}"

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from models.evaluation.measures import LEVEL
+from models.markdown_table import markdown_table
 
 DRAWS: Final = 1000
 CERTAIN: Final = 1.0 - 1e-9
@@ -180,32 +181,41 @@ def verdict(first: OffPolicy, apart: Difference) -> str:
     return "better" if gain.low > 0 else "no worse"
 
 
-def ope_table(found: Mapping[str, Any]) -> str:
+def ope_table(comparison: Mapping[str, Any]) -> str:
     """Markdown."""
 
     def cell(value: Mapping[str, float]) -> str:
         return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 
-    lines = [
-        f"{found['votes']} decisions with a vote; the logged policy earned {cell(found['logged'])}.",
-        "",
-        "| policy | IPS | self-normalised | doubly robust | effective votes | mean weight | largest "
-        "| never tried |",
-        "| --- " * 8 + "|",
-    ]
-    for name, row in found["policies"].items():
-        lines.append(
-            f"| {name} | {cell(row['ips'])} | {cell(row['snips'])} | {cell(row['dr'])} | "
-            f"{row['effective']:.0f} | {row['mean_weight']:.2f} | {row['largest_weight']:.1f} | "
-            f"{row['unsupported']:.1%} |"
+    heads = (
+        "policy", "IPS", "self-normalised", "doubly robust", "effective votes", "mean weight",
+        "largest", "never tried",
+    )  # fmt: skip
+    rows = [
+        (
+            name,
+            cell(row["ips"]),
+            cell(row["snips"]),
+            cell(row["dr"]),
+            f"{row['effective']:.0f}",
+            f"{row['mean_weight']:.2f}",
+            f"{row['largest_weight']:.1f}",
+            f"{row['unsupported']:.1%}",
         )
-    lines += [
-        "",
-        f"{found['first']} over {found['against']}: {cell(found['gain'])}: **{found['verdict']}**. They "
-        f"differ in {found['differing']['share']:.1%} of the decisions, told apart by "
-        f"{found['differing']['effective']:.0f} effective votes.",
+        for name, row in comparison["policies"].items()
     ]
-    if found["verdict"] == "unknown":
+    lines = [
+        f"{comparison['votes']} decisions with a vote; the logged policy earned "
+        f"{cell(comparison['logged'])}.",
+        "",
+        markdown_table(heads, rows),
+        "",
+        f"{comparison['first']} over {comparison['against']}: {cell(comparison['gain'])}: "
+        f"**{comparison['verdict']}**. They differ in "
+        f"{comparison['differing']['share']:.1%} of the decisions, told apart by "
+        f"{comparison['differing']['effective']:.0f} effective votes.",
+    ]
+    if comparison["verdict"] == "unknown":
         lines.append(
             "The log cannot tell: too few votes on what it would choose. Explore (docs/feedback.md)."
         )

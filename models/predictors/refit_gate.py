@@ -10,6 +10,7 @@ import numpy as np
 
 from models import escape
 from models.encoder.inputs import QueryInputs
+from models.markdown_table import markdown_table
 from models.predictors.predictor import Predictor
 from models.predictors.refitting import GradedAnswers
 
@@ -80,17 +81,24 @@ def shift_of(old: Predictor, answers: GradedAnswers) -> float:
 
 def refit_table(refits: Sequence[Refit]) -> str:
     """Markdown: each refit's errors beside the old predictor's."""
+    heads = (
+        "candidate", "graded rows learned", "on the newest", "on the test queries", "gate",
+    )  # fmt: skip
+    rows = [
+        (
+            escape.markdown(refit.predictor.llm),
+            refit.rows,
+            refit.on_feedback,
+            refit.on_test,
+            "passes" if refit.passes else "refused",
+        )
+        for refit in refits
+    ]
     lines = [
         "Mean squared error of the predicted quality, old → new, with the difference's standard "
         "error; the newest "
         f"{HELD_OUT:.0%} of the graded answers were not learned from.",
         "",
-        "| candidate | graded rows learned | on the newest | on the test queries | gate |",
-        "| --- | --- | --- | --- | --- |",
+        markdown_table(heads, rows),
     ]
-    for refit in refits:
-        lines.append(
-            f"| {escape.markdown(refit.predictor.llm)} | {refit.rows} | {refit.on_feedback} | "
-            f"{refit.on_test} | {'passes' if refit.passes else 'refused'} |"
-        )
     return "\n".join(lines)

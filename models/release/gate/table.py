@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from models import escape
+from models.markdown_table import markdown_table
 from models.release.gate.checks import FAILS, NOT_MEASURED, PASSES
 from models.release.gate.verdict import RULE, Verdict
 
@@ -17,6 +18,18 @@ def gate_table(verdict: Verdict) -> str:
     against = (
         f"against {escape.markdown(verdict.against)}" if verdict.against else "the first release"
     )
+    rows = [
+        (
+            escape.markdown(c.name),
+            shown(c.champion),
+            shown(c.release),
+            escape.markdown(c.allowed),
+            marks[c.state],
+            f"no: {escape.markdown(c.excuse)}" if c.excuse else "yes",
+            escape.markdown(c.reason),
+        )
+        for c in verdict.checks
+    ]
     lines = [
         f"Release {verdict.version}, {against}, verdict {verdict.number}: **{verdict.word}**.",
         "",
@@ -26,14 +39,6 @@ def gate_table(verdict: Verdict) -> str:
         lines += ["", f"Changed since the verdict before: {escape.markdown(verdict.changed)}."]
     lines += [
         "",
-        "| figure | champion | release | allowed | | necessary | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        markdown_table(("figure", "champion", "release", "allowed", "", "necessary", ""), rows),
     ]
-    for c in verdict.checks:
-        necessary = f"no: {escape.markdown(c.excuse)}" if c.excuse else "yes"
-        lines.append(
-            f"| {escape.markdown(c.name)} | {shown(c.champion)} | {shown(c.release)} | "
-            f"{escape.markdown(c.allowed)} | {marks[c.state]} | {necessary} | "
-            f"{escape.markdown(c.reason)} |"
-        )
     return "\n".join([*lines, "", RULE])

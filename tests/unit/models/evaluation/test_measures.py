@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.evaluation.measures import Routed, aiq, compare, cost_at, hull
+from models.evaluation.measures import Interval, Routed, aiq, compare, cost_at, hull
 
 
 def test_aiq_by_hand() -> None:
@@ -57,11 +57,11 @@ def test_the_oracle_closes_the_gap_and_singles_none_of_it(
     oracle = Routed(cost[lines, picks], quality[lines, picks])
     best = Routed(cost[:, 2][None], quality[:, 2][None])
     got = compare({"mixllm": oracle, "best_single": best}, oracle, cost, quality, draws=50)
-    assert got["mixllm"]["gap_closed"]["value"] == pytest.approx(1.0)
-    assert got["zero"]["gap_closed"]["value"] == pytest.approx(0.0)
-    assert got["best_single"]["gap_closed"]["value"] < 0
-    assert got["best_single"]["cost_at_97.25%_quality"]["value"] == pytest.approx(0.9725)
-    assert got["mixllm"]["cost_at_97.25%_quality"]["value"] < 0.9
+    assert got["mixllm"].gap_closed.value == pytest.approx(1.0)
+    assert got["zero"].gap_closed.value == pytest.approx(0.0)
+    assert (got["best_single"].gap_closed.value or 0.0) < 0
+    assert got["best_single"].cost_at_quality.value == pytest.approx(0.9725)
+    assert (got["mixllm"].cost_at_quality.value or 1.0) < 0.9
 
 
 def test_intervals_hold_the_value_and_are_paired(rows: tuple[np.ndarray, np.ndarray]) -> None:
@@ -69,13 +69,13 @@ def test_intervals_hold_the_value_and_are_paired(rows: tuple[np.ndarray, np.ndar
     singles = Routed(cost.T, quality.T)
     same = Routed(cost.T.copy(), quality.T.copy())
     got = compare({"mixllm": singles, "same": same}, singles, cost, quality, draws=200)
-    cell = got["mixllm"]["aiq"]
-    assert cell["low"] < cell["value"] < cell["high"]
-    assert got["same"]["aiq_over"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    cell = got["mixllm"].aiq
+    assert (cell.low or 1.0) < (cell.value or 0.0) < (cell.high or 0.0)
+    assert got["same"].aiq_over == Interval(0.0, 0.0, 0.0)
 
 
 def test_what_is_never_reached_has_no_value(rows: tuple[np.ndarray, np.ndarray]) -> None:
     cost, quality = rows
     worst = Routed(cost[:, 0][None], quality[:, 0][None])
     got = compare({"mixllm": worst}, Routed(cost.T, quality.T), cost, quality, draws=50)
-    assert got["mixllm"]["cost_at_97.25%_quality"] == {"value": None, "low": None, "high": None}
+    assert got["mixllm"].cost_at_quality == Interval(None, None, None)
