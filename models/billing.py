@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.catalog import Candidate
+from models.prices import token_cost
 
 # No prompt and no answer has more; a larger count is a mistake.
 MAX_TOKENS: Final = 100_000_000
@@ -96,8 +97,8 @@ def cost_of(entry: Candidate, usage: Usage) -> float:
     cached = min(usage.cached_tokens, prompt - written)
     usd += written * _or(entry.cache_write_price, entry.input_price)
     usd += cached * _or(entry.cached_input_price, entry.input_price)
-    usd += (prompt - written - cached) * entry.input_price + response * entry.output_price
-    return round(usd / 1e6, 12)
+    plain = token_cost(prompt - written - cached, response, entry.input_price, entry.output_price)
+    return round(usd / 1e6 + plain, 12)
 
 
 def dearest_prices(entry: Candidate) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import openai
 from models.digest import digest_json
 from models.domains.taggers import Tags, parse_tags
 from models.errors import TaggingError
+from models.prices import token_cost
 
 PROMPT: Final = (
     "Name the intents of the user query below: its topic and the form of its task, each as a tag of "
@@ -133,5 +134,5 @@ class LLMTagger:
     def _cost(self, queries: int, prompt: int, response: int) -> TaggingCost:
         usd = None
         if self.input_price is not None and self.output_price is not None:
-            usd = (prompt * self.input_price + response * self.output_price) / 1e6
+            usd = token_cost(prompt, response, self.input_price, self.output_price)
         return TaggingCost(queries, prompt, response, usd)

@@ -27,6 +27,7 @@ from models.data.problems import (
 )
 from models.data.raw_table import RawTable
 from models.errors import EvaluationSetError, nearest
+from models.prices import token_cost
 
 QUERY_COLUMNS: Final = ("query_id", "query", "source")
 NUMBER_COLUMNS: Final = (
@@ -283,8 +284,13 @@ def broken_rules(
 
 def complete(outcomes: pd.DataFrame, catalog: Catalog) -> pd.DataFrame:
     """Fill cost_usd from the catalog's prices where it was not measured."""
-    prices = {c.name: (c.input_price / 1e6, c.output_price / 1e6) for c in catalog.llms}
-    input_price = outcomes["llm"].map(lambda name: prices[name][0]).astype(float)
-    output_price = outcomes["llm"].map(lambda name: prices[name][1]).astype(float)
-    by_price = outcomes["prompt_tokens"] * input_price + outcomes["response_tokens"] * output_price
-    return outcomes.assign(cost_usd=outcomes["cost_usd"].fillna(by_price))
+    by_name = {entry.name: entry for entry in catalog.llms}
+    entries = [by_name[name] for name in outcomes["llm"]]
+    by_price = token_cost(
+        outcomes["prompt_tokens"].to_numpy(np.float64),
+        outcomes["response_tokens"].to_numpy(np.float64),
+        np.array([entry.input_price for entry in entries]),
+        np.array([entry.output_price for entry in entries]),
+    )
+    measured = outcomes["cost_usd"].to_numpy(np.float64)
+    return outcomes.assign(cost_usd=np.where(np.isnan(measured), by_price, measured))

@@ -9,6 +9,7 @@ from typing import Final
 from models.catalog import Candidate, Catalog
 from models.decision.wishes import Wishes
 from models.errors import DecisionError, UnknownCandidate, nearest
+from models.prices import token_cost
 
 # An answer's length where nothing predicts it and the request sets no limit.
 ASSUMED_RESPONSE_TOKENS: Final = 500.0
@@ -76,8 +77,9 @@ def eligible(catalog: Catalog, need: Need, shut: frozenset[str]) -> list[str]:
         response = need.max_response_tokens
         response = ASSUMED_RESPONSE_TOKENS if response is None else response
         costs = {
-            entry.name: (entry.input_price * need.prompt_tokens + entry.output_price * response)
-            / 1e6
+            entry.name: token_cost(
+                need.prompt_tokens, response, entry.input_price, entry.output_price
+            )
             for entry in left
         }
         cheapest = min(costs, key=lambda name: costs[name])

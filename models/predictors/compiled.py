@@ -15,6 +15,7 @@ from models.predictors.families.contract import FeatureMap
 from models.predictors.predictor import Predictor, tokens_of
 from models.predictors.shrinkage import Shrinkage
 from models.predictors.uncertainty import along, bonus
+from models.prices import token_cost
 
 
 class CompiledPredictors:
@@ -39,8 +40,8 @@ class CompiledPredictors:
         self._prompt = np.array([p.prompt for p in predictors])
         self._cost_offset = np.array([p.cost_offset_usd for p in predictors])
         self._sights = _sights(predictors)
-        self._input_price = np.array([c.input_price for c in entries]) / 1e6
-        self._output_price = np.array([c.output_price for c in entries]) / 1e6
+        self._input_price = np.array([c.input_price for c in entries])
+        self._output_price = np.array([c.output_price for c in entries])
         self._first_token = np.array([c.time_to_first_token for c in entries])
         self._speed = np.array([c.tokens_per_second for c in entries])
 
@@ -77,7 +78,8 @@ class CompiledPredictors:
         delays: Delays | None,
     ) -> Estimates:
         prompt = np.maximum(self._prompt[:, 0] + self._prompt[:, 1] * inputs.tokens[:, None], 0.0)
-        cost = self._input_price * prompt + self._output_price * tokens + self._cost_offset
+        cost = token_cost(prompt, tokens, self._input_price, self._output_price)
+        cost += self._cost_offset
         time = self._first_token + tokens / self._speed
         if delays is not None:
             time = delays.waiting + delays.slowness * time

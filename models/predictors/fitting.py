@@ -18,6 +18,7 @@ from models.predictors.projection import leading_directions
 from models.predictors.recipe import Recipe, choose_recipe
 from models.predictors.shrinkage import Shrinkage
 from models.predictors.uncertainty import DIRECTIONS, along, inverse_covariance
+from models.prices import token_cost
 
 FOLDS: Final = 5
 Progress = Callable[[int], None] | None
@@ -174,7 +175,7 @@ def _fitted(
     smearing = float(np.clip(smearing, 0.5, 10.0))
     prompt, cost = table.prompt_tokens[known, i], table.cost_usd[known, i]
     input_price, output_price = table.prices[i]
-    by_price = input_price * prompt + output_price * table.billed_tokens[known, i]
+    by_price = token_cost(prompt, table.billed_tokens[known, i], input_price, output_price)
     predictor = Predictor(
         llm=table.names[i],
         encoder=encoder,
@@ -185,7 +186,7 @@ def _fitted(
         intercepts=(_intercept(0, heads, recipes[0]), _intercept(1, heads, recipes[1])),
         smearing=smearing,
         prompt=prompt_line(inputs.tokens, prompt),
-        cost_offset_usd=float(np.mean(cost - by_price / 1e6)),
+        cost_offset_usd=float(np.mean(cost - by_price)),
         inverse_covariance=inverse_covariance(along(inputs.embeddings, maps.directions)),
         recipe={name: r.families for name, r in zip(TARGETS, recipes, strict=True)},
         metrics={

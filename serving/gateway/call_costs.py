@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from models.billing import dearest_prices
+from models.prices import token_cost
 from serving.gateway.completion import Job
 
 # Without a limit of the client's own: so many times the predicted length is held.
@@ -34,7 +35,7 @@ def _cost(job: Job, llm: str, response: float) -> float:
     prompt = max(job.prompt_tokens, job.most_prompt_tokens)
     count = whole_number(job.body.get("n")) or 1
     input_price, output_price = dearest_prices(job.entries[llm])
-    return (input_price * prompt + output_price * response * count) / 1e6
+    return token_cost(prompt, response * count, input_price, output_price)
 
 
 def _likely_response_tokens(job: Job, llm: str) -> float:
