@@ -1,33 +1,112 @@
-"""Inserts rows into Postgres, and tells those that it refuses from an outage."""
+"""Inserts segments into Postgres, and tells rows that it refuses from an outage."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from monitoring.store.availability import DatabaseAway, is_away
-from monitoring.store.dead_letters import DeadLetter, reason_of
+from monitoring.store.dead_letters import DeadLetter, DeadLetters, reason_of
+from monitoring.store.segments import read_batches
 
 log = logging.getLogger("mixllm.journal")
 
-Insert = Callable[[Sequence[dict[str, Any]]], None]
+# So often a batch may fail as if Postgres were away while it is well: then its rows are to blame.
+PATIENCE: Final = 5
+
+
+@dataclass(frozen=True)
+class Sink:
+    """Where rows go.
+
+    insert: writes rows in one transaction, harmless when they are there already.
+    check: raises where no row at all can be written now; None where there is no way to ask.
+    """
+
+    insert: Callable[[Sequence[dict[str, Any]]], None]
+    check: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a file has been inserted.
+
+    position: the byte to go on from.
+    rows: inserted or refused so far.
+    """
+
+    position: int = 0
+    rows: int = 0
 
 
 class Inserter:
-    """folder: where the rows wait, for the log.
+    """Moves the rows of segments into a sink; those that it refuses become dead letters.
 
-    insert: writes rows in one transaction, harmless when they are there already.
-    check: raises where no row at all can be written now.
+    folder: where the segments lie.
+    refused: called with how many rows have become dead letters.
     """
 
-    def __init__(self, folder: Path, insert: Insert, check: Callable[[], None] | None) -> None:
+    def __init__(self, folder: Path, sink: Sink, refused: Callable[[int], None]) -> None:
         self.folder = folder
+        self.dead_letters = DeadLetters(folder)
+        # Why rows wait, while Postgres is away.
         self.last_error: str | None = None
-        self._insert, self._check = insert, check
+        self._sink, self._refused = sink, refused
+        self._progress: dict[Path, Progress] = {}
+        self._failures: dict[tuple[Path, int], int] = {}
 
-    def sift(
+    def insert(self, path: Path, upto: int | None = None) -> bool:
+        """Insert what a segment holds beyond what was inserted before, a batch at a time.
+
+        Returns False where Postgres is away. Raises OSError where the file cannot be read, or no dead
+        letter written.
+        """
+        for batch in read_batches(path, start=self._progress_of(path).position, upto=upto):
+            letters = list(batch.bad)
+            worn = self._failures.get((path, batch.start), 0) >= PATIENCE
+            try:
+                done = not batch.rows or self._sift(batch.lines, batch.rows, letters, worn=worn)
+            finally:
+                self.bury(letters)
+            if not done:
+                if self._works():
+                    key = (path, batch.start)
+                    self._failures = {key: self._failures.get(key, 0) + 1}
+                return False
+            self._failures.pop((path, batch.start), None)
+            rows = self.rows_done(path) + len(batch.rows) + len(batch.bad)
+            self._progress[path] = Progress(batch.end, rows)
+        return True
+
+    def rows_done(self, path: Path) -> int:
+        """How many rows of a file were inserted or refused."""
+        return self._progress_of(path).rows
+
+    def forget(self, path: Path) -> None:
+        """Its file is gone, or empty."""
+        self._progress.pop(path, None)
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters. Raises OSError; then the segment stays, and its rows are tried again."""
+        if not letters:
+            return
+        fresh = self.dead_letters.add(letters)
+        if fresh:
+            log.error(
+                "%s: rows refused by Postgres: %d, the last with %s; see: mixllm dead-letters list",
+                self.folder.name,
+                fresh,
+                letters[-1].reason,
+            )
+            self._refused(fresh)
+
+    def _progress_of(self, path: Path) -> Progress:
+        return self._progress.get(path, Progress())
+
+    def _sift(
         self,
         lines: Sequence[bytes],
         rows: Sequence[dict[str, Any]],
@@ -37,14 +116,14 @@ class Inserter:
     ) -> bool:
         """Insert what Postgres takes; the rest becomes letters, by halves. False where it is away.
 
-        worn: take Postgres's word for it that it is away no longer, if its table can be written.
+        worn: if Postgres says that it is away and its table can be written, blame the rows.
         """
         try:
-            self._insert(rows)
+            self._sink.insert(rows)
         except Exception as error:
             waits = isinstance(error, DatabaseAway | OSError)
-            away = waits or (is_away(error) and not (worn and self.works()))
-            if away or not self.works(otherwise=True):
+            away = waits or (is_away(error) and not (worn and self._works()))
+            if away or not self._works(otherwise=True):
                 self._note_away(error)
                 return False
             if len(rows) == 1:
@@ -54,16 +133,16 @@ class Inserter:
             self._note_well()
             return True
         half = len(rows) // 2
-        return self.sift(lines[:half], rows[:half], letters, worn=worn) and self.sift(
+        return self._sift(lines[:half], rows[:half], letters, worn=worn) and self._sift(
             lines[half:], rows[half:], letters, worn=worn
         )
 
-    def works(self, *, otherwise: bool = False) -> bool:
+    def _works(self, *, otherwise: bool = False) -> bool:
         """Whether rows can be written at all; ``otherwise`` where there is no way to ask."""
-        if self._check is None:
+        if self._sink.check is None:
             return otherwise
         try:
-            self._check()
+            self._sink.check()
         except Exception:
             return False
         return True

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from infra.text import dump_line
 from monitoring.store.dead_letters import DeadLetter, DeadLetters, reason_of
-from monitoring.store.inserter import Insert, Inserter
+from monitoring.store.inserter import Inserter, Sink
 from monitoring.store.ownership import Ownership
 from monitoring.store.segment import Segment, sync_folder
-from monitoring.store.segments import SUFFIX, age, count_lines, read_batches
+from monitoring.store.segments import SUFFIX, age, count_lines
 from monitoring.store.waiting_rows import WaitingRows
 
 log = logging.getLogger("mixllm.journal")
@@ -27,54 +27,45 @@ log = logging.getLogger("mixllm.journal")
 # What earlier versions set aside, and did not look at again.
 REFUSED_SUFFIX: Final = ".refused"
 MAX_BACKOFF_SECONDS: Final = 5.0
-# Lost rows are told in the log at the first, and then so many apart.
+# Lost rows are logged at the first, and then so many apart.
 LOST_LOGGED: Final = 1000
 # A segment is closed when it is so large, however long Postgres is away.
 SEGMENT_BYTES: Final = 8 * 2**20
-# So often a batch may fail as if Postgres were away while it is well: then its rows are to blame.
-PATIENCE: Final = 5
 
 
 class Journal:
     """Rows to be written to Postgres.
 
     folder: where segments lie; shared by all processes of a machine.
-    insert: writes rows in one transaction, harmless when they are there already.
+    sink: Postgres, or what stands for it.
     flush_seconds: how long a row waits at most while Postgres is well.
     synced: whether a row must be on the disk, not only the kernel's, before ``append`` returns.
-    check: raises where no row at all can be written now.
     refused: called with how many rows have become dead letters.
     """
 
     def __init__(
         self,
         folder: Path,
-        insert: Insert,
+        sink: Sink,
         flush_seconds: float,
         *,
         synced: bool = False,
-        check: Callable[[], None] | None = None,
         refused: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.synced = synced
         self.folder = folder
         self.flush_seconds = flush_seconds
-        self.dead_letters = DeadLetters(folder)
         self.files = WaitingRows(folder)
         # Rows that could not be kept, since the start.
         self.lost = 0
         self.disk_error: str | None = None
-        self._inserter = Inserter(folder, insert, check)
-        self._refused = refused
+        self._inserter = Inserter(folder, sink, refused)
         self._lock = threading.Lock()
         self._flushing = threading.Lock()
         self._stop = threading.Event()
         self._count = 0
-        # Closed segments, those of dead processes included: rows that wait in each, and how far the
-        # file has been inserted.
-        self._waiting: dict[Path, int] = {}
-        self._inserted: dict[Path, int] = {}
-        self._failures: dict[tuple[Path, int], int] = {}
+        # Closed segments, those of dead processes included → rows in each.
+        self._closed: dict[Path, int] = {}
         self._ownership = Ownership(folder)
         self._segment: Segment | None = None
         with self._lock:
@@ -128,6 +119,10 @@ class Journal:
             log.error("%s: rows lost: %d (%s)", self.folder.name, self.lost, reason)
 
     @property
+    def dead_letters(self) -> DeadLetters:
+        return self._inserter.dead_letters
+
+    @property
     def last_error(self) -> str | None:
         """Why rows wait, while Postgres is away."""
         return self._inserter.last_error
@@ -136,14 +131,18 @@ class Journal:
     def waiting(self) -> int:
         """Rows of this process, and of dead ones it took over, not yet known to be in Postgres."""
         segment = self._segment
-        return (segment.rows if segment else 0) + sum(list(self._waiting.values()))
+        return (segment.rows if segment else 0) + sum(map(self._left, list(self._closed)))
+
+    def _left(self, path: Path) -> int:
+        """Rows of a closed segment that are not yet in Postgres."""
+        return max(0, self._closed.get(path, 0) - self._inserter.rows_done(path))
 
     def flush(self) -> bool:
         """Move everything that waits into Postgres; False where it is away."""
         with self._flushing:
             self._adopt()
             well = True
-            for path in sorted(self._waiting.copy(), key=age):
+            for path in sorted(self._closed.copy(), key=age):
                 try:
                     if not self._insert_segment(path):
                         return False
@@ -152,7 +151,7 @@ class Journal:
                     well = False
             segment = self._segment
             if segment is None or segment.rows == 0:
-                self._ownership.release(list(self._waiting))
+                self._ownership.release(list(self._closed))
                 return well
             try:
                 closed = self._close_segment()
@@ -160,7 +159,7 @@ class Journal:
                 self._disk_failed(error)
                 return self._insert_open()
             done = closed is None or self._insert_segment(closed)
-            self._ownership.release(list(self._waiting))
+            self._ownership.release(list(self._closed))
             return done and well
 
     def close(self) -> None:
@@ -170,7 +169,7 @@ class Journal:
             self._thread.join(timeout=10)
         try:
             self.flush()
-        except Exception as error:  # what waits is in its files
+        except Exception as error:
             log.error("%s: %s", self.folder.name, error)
         with self._lock:
             segment, self._segment = self._segment, None
@@ -185,14 +184,13 @@ class Journal:
         while not self._stop.wait(backoff):
             try:
                 well = self.flush()
-            except Exception as error:  # a full disk, say: this thread must outlive it, rows wait
+            except Exception as error:
                 message, well = reason_of(error), False
                 if message != self.last_error:
                     log.error("%s: %s", self.folder.name, message)
                 self._inserter.last_error = message
-            backoff = (
-                self.flush_seconds if well else min(max(backoff, 0.5) * 2, MAX_BACKOFF_SECONDS)
-            )
+            later = min(max(backoff, 0.5) * 2, MAX_BACKOFF_SECONDS)
+            backoff = self.flush_seconds if well else later
 
     def _disk_failed(self, error: OSError) -> None:
         message = f"{error.strerror or error} ({self.folder.name})"
@@ -220,7 +218,7 @@ class Journal:
             segment.close()
         elif segment is not None:
             segment.close()
-            self._waiting[segment.path] = segment.rows
+            self._closed[segment.path] = segment.rows
         self._segment = fresh
         return fresh
 
@@ -248,14 +246,14 @@ class Journal:
                 assert old is not None
             self._segment = self._open_segment()
             old.close()
-            self._waiting[old.path] = old.rows
+            self._closed[old.path] = old.rows
             return old.path
 
     def _adopt(self) -> None:
         """Take over what dead processes and earlier versions left."""
         for path in self._ownership.adopt():
-            self._waiting[path] = count_lines(path)
-        self._ownership.release(list(self._waiting))
+            self._closed[path] = count_lines(path)
+        self._ownership.release(list(self._closed))
         try:
             self._adopt_refused()
         except OSError as error:
@@ -264,8 +262,9 @@ class Journal:
     def _adopt_refused(self) -> None:
         """Rows that an earlier version set aside become dead letters."""
         for path in self.folder.glob(f"*{REFUSED_SUFFIX}"):
-            lines = [line for line in path.read_bytes().splitlines() if line]
-            self._bury([DeadLetter.of(line, "refused by Postgres earlier") for line in lines])
+            lines = filter(None, path.read_bytes().splitlines())
+            reason = "refused by Postgres earlier"
+            self._inserter.bury([DeadLetter.of(line, reason) for line in lines])
             path.unlink(missing_ok=True)
 
     # --- Postgres --------------------------------------------------------------------------------
@@ -275,64 +274,26 @@ class Journal:
 
         Raises OSError where the file cannot be read, or no dead letter written.
         """
-        if self._waiting.get(path) and not path.exists():
-            self._count_lost(self._waiting[path], f"{path} was removed before Postgres had it")
-        if not self._insert_from(path):
+        if self._left(path) and not path.exists():
+            self._count_lost(self._left(path), f"{path} was removed before Postgres had it")
+        if not self._inserter.insert(path):
             return False
         path.unlink(missing_ok=True)
-        self._waiting.pop(path, None)
-        self._inserted.pop(path, None)
+        self._closed.pop(path, None)
+        self._inserter.forget(path)
         return True
 
     def _insert_open(self) -> bool:
-        """The open segment's rows, without a new file; its room is given back where nobody wrote
-        meanwhile."""
+        """The open segment's rows, without a new file; emptied where nobody wrote meanwhile."""
         with self._lock:
             segment = self._segment
             if segment is None:
                 return True
             upto = segment.size
-        if not self._insert_from(segment.path, upto):
+        if not self._inserter.insert(segment.path, upto):
             return False
         with self._lock:
             if segment is self._segment and segment.size == upto:
                 segment.empty()
-                self._inserted.pop(segment.path, None)
+                self._inserter.forget(segment.path)
         return True
-
-    def _insert_from(self, path: Path, upto: int | None = None) -> bool:
-        """What a segment holds beyond what was inserted before, a batch at a time."""
-        for batch in read_batches(path, start=self._inserted.get(path, 0), upto=upto):
-            letters = list(batch.bad)
-            worn = self._failures.get((path, batch.start), 0) >= PATIENCE
-            try:
-                done = not batch.rows or self._inserter.sift(
-                    batch.lines, batch.rows, letters, worn=worn
-                )
-            finally:
-                self._bury(letters)
-            if not done:
-                if self._inserter.works():
-                    key = (path, batch.start)
-                    self._failures = {key: self._failures.get(key, 0) + 1}
-                return False
-            self._failures.pop((path, batch.start), None)
-            self._inserted[path] = batch.end
-            if path in self._waiting:
-                gone = len(batch.rows) + len(batch.bad)
-                self._waiting[path] = max(0, self._waiting[path] - gone)
-        return True
-
-    def _bury(self, letters: Sequence[DeadLetter]) -> None:
-        """Raises OSError; then the segment stays, and its rows are looked at again."""
-        if not letters:
-            return
-        fresh = self.dead_letters.add(letters)
-        if fresh:
-            log.error(
-                "%s: rows refused by Postgres: %d, the last with %s; see: mixllm dead-letters list",
-                self.folder.name,
-                fresh,
-                letters[-1].reason,
-            )
-            self._refused(fresh)

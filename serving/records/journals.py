@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from infra.settings import Settings
 from monitoring.drift.refused_rows import raise_alert
 from monitoring.store.availability import DatabaseAway
+from monitoring.store.inserter import Sink
 from monitoring.store.journal import Journal
 from monitoring.store.journals import JOURNALS
 from monitoring.store.rows import check_table
@@ -76,10 +77,9 @@ class Journals:
 
         return Journal(
             self._settings.home / kind.folder,
-            insert,
+            Sink(insert, check=lambda: check_table(engine(), kind.table)),
             self._settings.flush_seconds,
             synced=kind.synced,
-            check=lambda: check_table(engine(), kind.table),
             refused=lambda rows: self._raise_alert(name, rows),
         )
 

@@ -32,6 +32,7 @@ from monitoring.store.decisions import (
     read_decision,
 )
 from monitoring.store.feedback import insert_feedback, read_feedback
+from monitoring.store.inserter import Sink
 from monitoring.store.journal import Journal
 from monitoring.store.journals import JOURNALS, JournalKind
 from monitoring.store.keys import create_key, list_keys
@@ -67,7 +68,7 @@ def database(engine: Engine) -> Database:
 
 
 def test_rows_reach_the_table_and_the_files_go(database: Database, tmp_path: Path) -> None:
-    journal = Journal(tmp_path, database.insert, flush_seconds=0.05)
+    journal = Journal(tmp_path, Sink(database.insert), flush_seconds=0.05)
     journal.start()
     rows = [row(i) for i in range(50)]
     for each in rows:
@@ -79,7 +80,7 @@ def test_rows_reach_the_table_and_the_files_go(database: Database, tmp_path: Pat
 
 
 def test_rows_wait_while_the_database_is_away(database: Database, tmp_path: Path) -> None:
-    journal = Journal(tmp_path, database.insert, flush_seconds=0.05)
+    journal = Journal(tmp_path, Sink(database.insert), flush_seconds=0.05)
     database.away = True
     for i in range(20):
         journal.append(row(i))
@@ -106,7 +107,7 @@ def test_a_batch_that_arrived_before_the_connection_broke_is_not_counted_twice(
                 raise OperationalError("COMMIT", {}, OSError("no answer"))
 
     forgetful = Forgetful(database.engine)
-    journal = Journal(tmp_path, forgetful.insert, flush_seconds=0.05)
+    journal = Journal(tmp_path, Sink(forgetful.insert), flush_seconds=0.05)
     journal.append(row())
     forgetful.away = False
     assert journal._segment is not None
@@ -119,9 +120,10 @@ def test_a_batch_that_arrived_before_the_connection_broke_is_not_counted_twice(
 KILLED = """
 import sys, time
 from pathlib import Path
+from monitoring.store.inserter import Sink
 from monitoring.store.journal import Journal
 from tests_row import row
-journal = Journal(Path(sys.argv[1]), lambda rows: None, flush_seconds=60)
+journal = Journal(Path(sys.argv[1]), Sink(lambda rows: None), flush_seconds=60)
 for i in range(30):
     journal.append(row(i))
 print("kept", flush=True)
@@ -142,7 +144,7 @@ def test_rows_of_a_killed_process_are_taken_over(database: Database, tmp_path: P
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"kept\n"
-    alive = Journal(folder, database.insert, flush_seconds=0.05)
+    alive = Journal(folder, Sink(database.insert), flush_seconds=0.05)
     assert alive.flush()
     assert count_decisions(database.engine) == 0, "a living process keeps its own rows"
     process.kill()
@@ -184,7 +186,7 @@ def test_rows_that_postgres_refuses_do_not_stop_the_others(
         {"id": str(new_id())},
     ]
     good = [{**row(1), "llm": "a\x00b", "fallback": "\ud800"}, row(2)]
-    journal = Journal(tmp_path, database.insert, 60, check=database.check)
+    journal = Journal(tmp_path, Sink(database.insert, database.check), 60)
     journal.append(good[0])
     for each in bad:
         journal.append(each)
@@ -215,7 +217,7 @@ def test_rows_that_postgres_refuses_do_not_stop_the_others(
 def test_what_is_no_vote_stops_no_learner(
     engine: Engine, tmp_path: Path, given: dict[str, Any]
 ) -> None:
-    journal = Journal(tmp_path, lambda rows: insert_feedback(engine, rows), 60)
+    journal = Journal(tmp_path, Sink(lambda rows: insert_feedback(engine, rows)), 60)
     good = [vote(row()) for _ in range(2)]
     journal.append(good[0], {**vote(row()), **given}, good[1])
     assert journal.flush()
@@ -257,7 +259,7 @@ def test_a_database_that_takes_no_row_at_all_blames_none(
             c.execute(text(statement.format(name=database.engine.url.database)))
         database.engine.dispose()
 
-    journal = Journal(tmp_path, database.insert, 60, check=database.check)
+    journal = Journal(tmp_path, Sink(database.insert, database.check), 60)
     run(trouble)
     journal.append(row(1))
     for _ in range(8):
@@ -278,7 +280,7 @@ def test_a_locked_row_and_a_locked_table_only_wait(database: Database, tmp_path:
         connection.commit()
 
     database.engine.dispose()
-    journal = Journal(tmp_path, database.insert, 60, check=database.check)
+    journal = Journal(tmp_path, Sink(database.insert, database.check), 60)
     rows = [row(i) for i in range(3)]
     other = connect(database.engine.url.render_as_string(hide_password=False))
     with other.connect() as holder:
@@ -311,9 +313,11 @@ def test_a_server_without_a_free_connection_only_waits(
     try:
         journal = Journal(
             tmp_path,
-            lambda rows: insert_decisions(crowded, rows),
+            Sink(
+                lambda rows: insert_decisions(crowded, rows),
+                check=lambda: check_table(crowded, decisions),
+            ),
             60,
-            check=lambda: check_table(crowded, decisions),
         )
         journal.append(row(1))
         for _ in range(8):

@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import Engine, func, select
 
 from monitoring.store.feedback import insert_feedback
+from monitoring.store.inserter import Sink
 from monitoring.store.journal import Journal
 from monitoring.store.rows import check_table
 from monitoring.store.tables import feedback
@@ -18,11 +19,13 @@ import sys, threading
 from pathlib import Path
 from infra.database import connect
 from monitoring.store.feedback import insert_feedback
+from monitoring.store.inserter import Sink
 from monitoring.store.journal import Journal
 from votes import vote
 from monitoring.store.decisions import new_id
 engine = connect(sys.argv[2])
-journal = Journal(Path(sys.argv[1]), lambda rows: insert_feedback(engine, rows), 0.01, synced=True)
+sink = Sink(lambda rows: insert_feedback(engine, rows))
+journal = Journal(Path(sys.argv[1]), sink, 0.01, synced=True)
 journal.start()
 lock = threading.Lock()
 def burst():
@@ -58,10 +61,12 @@ def test_each_acknowledged_vote_is_there_once(engine: Engine, tmp_path: Path) ->
         acknowledged |= {line.decode().strip() for line in lines if line.endswith(b"\n")}
     last = Journal(
         folder,
-        lambda rows: insert_feedback(engine, rows),
+        Sink(
+            lambda rows: insert_feedback(engine, rows),
+            check=lambda: check_table(engine, feedback),
+        ),
         60,
         synced=True,
-        check=lambda: check_table(engine, feedback),
     )
     deadline = time.monotonic() + 30
     while last.files.count() and time.monotonic() < deadline:

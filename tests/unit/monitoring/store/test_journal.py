@@ -15,6 +15,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError, StatementError
 
 from monitoring.store import journal as module
 from monitoring.store.availability import DatabaseAway
+from monitoring.store.inserter import PATIENCE, Sink
 from monitoring.store.journal import Journal
 from monitoring.store.segments import read_segment, segments_of
 
@@ -50,7 +51,7 @@ def table() -> Table:
 
 @pytest.fixture
 def journal(table: Table, tmp_path: Path) -> Iterator[Journal]:
-    made = Journal(tmp_path / "j", table.insert, 60, synced=True, check=table.check)
+    made = Journal(tmp_path / "j", Sink(table.insert, table.check), 60, synced=True)
     yield made
     made.close()
 
@@ -129,7 +130,7 @@ def test_where_no_new_file_can_be_made_rows_go_to_postgres_from_the_open_one(
 def test_a_journal_starts_where_nothing_can_be_written(tmp_path: Path, table: Table) -> None:
     place = tmp_path / "j"
     place.write_text("a file in the folder's place")
-    made = Journal(place, table.insert, 60, synced=True)
+    made = Journal(place, Sink(table.insert), 60, synced=True)
     made.start()
     assert made.disk_error is not None
     with pytest.raises(OSError, match="j"):
@@ -274,7 +275,7 @@ def test_a_row_that_breaks_the_connection_every_time_is_set_aside(
 ) -> None:
     table.bad[2] = OperationalError("INSERT", {}, Exception("server closed the connection"))
     journal.append({"id": 1}, {"id": 2}, {"id": 3})
-    for _ in range(module.PATIENCE):
+    for _ in range(PATIENCE):
         assert not journal.flush()
         assert journal.dead_letters.count() == 0
     assert journal.flush()
@@ -287,11 +288,11 @@ def test_votes_that_wait_for_their_decisions_are_never_set_aside(
 ) -> None:
     table.away = DatabaseAway("the decisions wait")
     journal.append({"id": 1})
-    for _ in range(3 * module.PATIENCE):
+    for _ in range(3 * PATIENCE):
         assert not journal.flush()
     assert journal.dead_letters.count() == 0
     table.away = OSError("no file")
-    for _ in range(3 * module.PATIENCE):
+    for _ in range(3 * PATIENCE):
         assert not journal.flush()
     assert journal.dead_letters.count() == 0
 
@@ -319,12 +320,12 @@ def test_a_dead_letter_that_cannot_be_written_stays_in_its_segment(
 
 
 def test_what_a_dead_process_left_is_counted_once(tmp_path: Path, table: Table) -> None:
-    dead = Journal(tmp_path, table.insert, 60)
+    dead = Journal(tmp_path, Sink(table.insert), 60)
     table.away = DatabaseAway("away")
     for number in range(5):
         dead.append({"id": number})
     dead._ownership.lock.close()  # type: ignore[union-attr]  # as its death would
-    first, second = (Journal(tmp_path, table.insert, 60) for _ in range(2))
+    first, second = (Journal(tmp_path, Sink(table.insert), 60) for _ in range(2))
     first.start()
     second.start()
     assert first.waiting + second.waiting == 5
@@ -344,7 +345,7 @@ def test_what_a_dead_process_left_is_counted_once(tmp_path: Path, table: Table) 
 
 def test_segments_without_a_lock_are_taken_over(tmp_path: Path, table: Table) -> None:
     (tmp_path / "1-5-00000001.jsonl").write_bytes(b'{"id": 1}\n')
-    made = Journal(tmp_path, table.insert, 60)
+    made = Journal(tmp_path, Sink(table.insert), 60)
     assert made.flush()
     assert table.rows == [1]
     made.close()
@@ -355,7 +356,7 @@ def test_segments_are_inserted_in_the_order_of_their_processes(
 ) -> None:
     for name, number in (("999-20-00000001", 3), ("1000-5-00000002", 2), ("1000-5-00000001", 1)):
         (tmp_path / f"{name}.jsonl").write_bytes(orjson.dumps({"id": number}) + b"\n")
-    made = Journal(tmp_path, table.insert, 60)
+    made = Journal(tmp_path, Sink(table.insert), 60)
     assert made.flush()
     assert table.rows == [1, 2, 3]
     made.close()
@@ -365,7 +366,7 @@ def test_two_journals_of_one_process_id_and_one_clock_do_not_share_files(
     tmp_path: Path, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("monitoring.store.ownership.time.time_ns", lambda: 5)
-    first, second = (Journal(tmp_path, table.insert, 60) for _ in range(2))
+    first, second = (Journal(tmp_path, Sink(table.insert), 60) for _ in range(2))
     first.append({"id": 1})
     second.append({"id": 2})
     assert len(segments_of(tmp_path)) == 2
@@ -416,7 +417,7 @@ def test_rows_set_aside_by_an_earlier_version_become_dead_letters(
     tmp_path: Path, table: Table
 ) -> None:
     (tmp_path / "1-2-00000001.refused").write_bytes(b'{"id": 1}\n')
-    made = Journal(tmp_path, table.insert, 60)
+    made = Journal(tmp_path, Sink(table.insert), 60)
     assert made.flush()
     assert [letter.row for letter in made.dead_letters.read()] == [{"id": 1}]
     assert list(tmp_path.glob("*.refused")) == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi import HTTPException
 
+from monitoring.store.inserter import Sink
 from monitoring.store.journal import Journal
 
 pytestmark = pytest.mark.filterwarnings("ignore:bentoml.metrics module:DeprecationWarning")
@@ -30,7 +31,7 @@ def test_the_client_learns_why(
 ) -> None:
     from serving.http.feedback import append
 
-    journal = Journal(tmp_path, lambda _: None, 60, synced=True)
+    journal = Journal(tmp_path, Sink(lambda _: None), 60, synced=True)
     state: Any = SimpleNamespace(journals={"feedback": journal})
 
     def fail(_: int) -> None:
