@@ -29,7 +29,7 @@ from infra.embedded_postgres import embedded_postgres, leave_embedded_postgres
 from models.drift.alerts import read_rules
 from models.release.manifest import read_manifest
 from models.release.release import Release
-from monitoring.drift.checks import Sizes, check_drift
+from monitoring.drift.checks import Sizes, TooEarly, Watched, check_drift
 from monitoring.drift.page import Page
 from monitoring.drift.report import write_report
 from monitoring.store.schema import migrate
@@ -60,18 +60,18 @@ def report(address: str, folder: Path, out: Path) -> dict[str, Any]:
     engine, manifest = connect(address), read_manifest(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     begun = time.perf_counter()
-    checked = check_drift(engine, manifest, "1", read_rules(None), Sizes(REFERENCE, 10), force=True)
+    rules, sizes = read_rules(None), Sizes(REFERENCE, 10)
+    checked = check_drift(engine, Watched("1", manifest), rules, sizes, force=True)
     looked = time.perf_counter()
-    if checked.reference is None or checked.window is None:
-        raise SystemExit(checked.said)
-    page = Page(
-        "scale", checked.reference, checked.window, checked.signals, {}, [], read_rules(None)
-    )
+    if isinstance(checked, TooEarly):
+        raise SystemExit(checked.message)
+    compared = checked.compared
+    page = Page("scale", compared.reference, compared.window, compared.signals, {}, [], rules)
     write_report(page, out / "window.html", out / "evidently")
     done = time.perf_counter()
     return {
-        "decisions": checked.window.total,
-        "rows read": len(checked.window),
+        "decisions": compared.window.total,
+        "rows read": len(compared.window),
         "look, s": round(looked - begun, 2),
         "report, s": round(done - looked, 2),
         "MiB before": round(before),

@@ -42,7 +42,7 @@ from models.data.evaluation_set import EvaluationSet
 from models.data.files import read_evaluation_set, write_evaluation_set
 from models.release.manifest import read_manifest
 from monitoring.drift.alert_log import list_alerts
-from monitoring.drift.checks import list_windows
+from monitoring.drift.window_log import list_windows
 from monitoring.learning.policy_states import list_states
 from monitoring.store.schema import open_store
 from monitoring.store.shadows import shadow_summary

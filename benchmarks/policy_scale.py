@@ -30,7 +30,7 @@ from monitoring.learning.learner import learn, rebuild
 from monitoring.learning.learner import votes_query as learner_query
 from monitoring.learning.logged_votes import votes_query as graded_query
 from monitoring.learning.policy_states import newest_mark
-from monitoring.store.decisions import Asked, decision_row, insert_decisions
+from monitoring.store.decisions import Asked, DecidedBy, decision_row, insert_decisions
 from monitoring.store.feedback import insert_feedback
 from monitoring.store.releases import insert_releases, release_row
 from monitoring.store.schema import migrate
@@ -51,7 +51,9 @@ def write_templates(engine: Engine, release: Release) -> None:
     for i in range(TEMPLATES):
         query = f"{QUESTIONS[i % len(QUESTIONS)]} ({i})"
         routing = release.route(query)
-        rows.append(decision_row(routing, release, "1", Asked(query, "hash"), 0.005))
+        rows.append(
+            decision_row(routing, DecidedBy("1", release.digest), Asked(query, "hash"), 0.005)
+        )
     insert_decisions(engine, rows)
 
 
@@ -133,7 +135,7 @@ def hot_queries(engine: Engine, release: str) -> dict[str, Any]:
                 feedback.c.decision_id.in_(some)
             ),
             "a decision": select(decisions.c.llm).where(decisions.c.id == some[0]),
-            "off-policy evaluation, the newest 50,000": graded_query(False),
+            "off-policy evaluation, the newest 50,000": graded_query(0, graded=False),
         }
         return {name: plan(connection, statement) for name, statement in queries.items()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,31 +46,64 @@ def without_tags(tagged: TaggedQueries, share: float, seed: int) -> TaggedQuerie
     return dataclasses.replace(tagged, domains=domains)
 
 
+@dataclass(frozen=True)
+class StressRow:
+    """The measures on unseen queries when a share of the training queries has no tags, as text."""
+
+    removed: float
+    aiq: str
+    gap_closed: str
+
+
+@dataclass(frozen=True)
+class StressTest:
+    """Tunes the encoder with fewer tags and measures the router that comes of it."""
+
+    train: EvaluationSet
+    test: EvaluationSet
+    tagged: TaggedQueries
+    options: TrainingOptions
+    settings: Settings
+
+    def without(self, share: float) -> StressRow:
+        """Measure with the tags of a share of the queries removed."""
+        tuned = self.options.model_copy(update={"encoder": "fine-tune"})
+        fewer = without_tags(self.tagged, share, self.options.tuning.seed)
+        folder = make_encoder(self.train, fewer, tuned, self.settings)
+        inputs = embed(self.train, folder, self.settings)
+        test_inputs = embed(self.test, folder, self.settings)
+        router = fit(self.train, inputs, encoder_digest(folder), self.options.families)
+        measured = evaluate_release(router, self.test, test_inputs).measures["mixllm"]
+        gap_closed = measured.gap_closed.text(share=True)
+        return StressRow(share, measured.aiq.text(share=False), gap_closed)
+
+
 @task(name="report", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
 def report(
-    found: TagAudit,
-    stress: list[dict[str, Any]],
+    audited: TagAudit,
+    stress: Sequence[StressRow],
     name: str,
     out: Path | None,
     settings: Settings,
 ) -> str:
     """Write table and plot, as a Prefect artifact, an MLflow run and files; returns the run's id."""
-    text = f"# Tags of {escape.markdown(name)}\n\n{audit_text(found)}{stress_text(stress)}"
+    text = f"# Tags of {escape.markdown(name)}\n\n{audit_text(audited)}{stress_text(stress)}"
     create_markdown_artifact(key="tag-audit", markdown=text, description=escape.markdown(name))
     with tempfile.TemporaryDirectory() as temporary:
         folder = out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "audit.md").write_text(text)
-        record = {**dataclasses.asdict(found), "table": found.table.tolist(), "stress": stress}
+        record = {**dataclasses.asdict(audited), "table": audited.table.tolist()}
+        record["stress"] = [dataclasses.asdict(row) for row in stress]
         (folder / "audit.json").write_text(json.dumps(record, indent=1) + "\n")
-        plot_audit(found, folder / "domains.png")
+        plot_audit(audited, folder / "domains.png")
         files = [folder / n for n in ("audit.md", "audit.json", "domains.png")]
         return Registry.of(settings).log_report(
-            f"tag audit of {name}", files, found.metrics, str(runtime.flow_run.get_id() or "none")
+            f"tag audit of {name}", files, audited.metrics, str(runtime.flow_run.get_id() or "none")
         )
 
 
-def stress_text(stress: list[dict[str, Any]]) -> str:
+def stress_text(stress: Sequence[StressRow]) -> str:
     if not stress:
         return ""
     lines = [
@@ -77,16 +112,16 @@ def stress_text(stress: list[dict[str, Any]]) -> str:
         "",
         markdown_table(
             ("tags removed", "AIQ", "gap closed"),
-            [(f"{row['removed']:.0%}", row["aiq"], row["gap_closed"]) for row in stress],
+            [(f"{row.removed:.0%}", row.aiq, row.gap_closed) for row in stress],
         ),
     ]
     return "\n".join(lines) + "\n"
 
 
 @flow(name="audit-tags", validate_parameters=False)
-def audit_flow(
+def audit_flow(  # noqa: PLR0913 - what a deployment may set
     data: str,
-    stress: bool = False,
+    stress: bool = False,  # noqa: FBT001 - a deployment's parameter
     out: str | None = None,
     quarantine: str | None = None,
     tagger: str | None = None,
@@ -96,8 +131,11 @@ def audit_flow(
     """Tag and cluster an evaluation set's training queries and say what that is worth.
 
     stress: tune the encoder with the tags of 0, 25, 50, 75 and 100 % of the queries removed, and
-    measure each on the test queries. out: a folder for the table and the plot. tagger, domains,
-    tuning: see ``TrainingOptions``. Returns {"audit", "stress", "run"}.
+        measure each on the test queries.
+    out: a folder for the table and the plot.
+    tagger, domains, tuning: see ``TrainingOptions``.
+
+    Returns {"audit", "stress", "run"}.
     """
     options = read_options(tagger=tagger, domains=domains, tuning=tuning)
     settings = read_settings()
@@ -107,30 +145,9 @@ def audit_flow(
     train, test = whole.split()
     check_tags(train)
     tagged = tag(train, options, settings)
-    found = audit(train, tagged, options.tuning.seed)
-    rows = [measured_without(s, train, test, tagged, options, settings) for s in REMOVED if stress]
-    run = report(found, rows, whole.name, Path(out) if out else None, settings)
+    audited = audit(train, tagged, options.tuning.seed)
+    stress_test = StressTest(train, test, tagged, options, settings)
+    rows = [stress_test.without(share) for share in REMOVED if stress]
+    run = report(audited, rows, whole.name, Path(out) if out else None, settings)
     get_run_logger().info("audit of %s: MLflow run %s", whole.name, run)
-    return {"audit": found, "stress": rows, "run": run}
-
-
-def measured_without(
-    share: float,
-    train: EvaluationSet,
-    test: EvaluationSet,
-    tagged: TaggedQueries,
-    options: TrainingOptions,
-    settings: Settings,
-) -> dict[str, Any]:
-    """The measures on unseen queries when so large a share has no tags."""
-    tuned = options.model_copy(update={"encoder": "fine-tune"})
-    fewer = without_tags(tagged, share, options.tuning.seed)
-    folder = make_encoder(train, fewer, tuned, settings)
-    inputs, test_inputs = embed(train, folder, settings), embed(test, folder, settings)
-    router = fit(train, inputs, encoder_digest(folder), options.families)
-    measured = evaluate_release(router, test, test_inputs).measures["mixllm"]
-    return {
-        "removed": share,
-        "aiq": measured.aiq.text(share=False),
-        "gap_closed": measured.gap_closed.text(share=True),
-    }
+    return {"audit": audited, "stress": rows, "run": run}

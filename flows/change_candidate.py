@@ -69,14 +69,16 @@ def rows_of(name: str, data: EvaluationSet) -> EvaluationSet:
 def change_candidate(
     name: str,
     data: str | None,
-    promote_release: bool = False,
+    promote_release: bool = False,  # noqa: FBT001 - a deployment's parameter
     base: str | None = None,
     quarantine: str | None = None,
 ) -> dict[str, Any]:
     """Fit one candidate's predictor on an evaluation set and put it into a release, or remove it.
 
-    name: the candidate. data: an evaluation set with its outcomes and its catalog entry; None
-    removes it. base: the release to change, the champion by default.
+    name: the candidate.
+    data: an evaluation set with its outcomes and its catalog entry; None removes it.
+    base: the release to change, the champion by default.
+
     Returns {"version", "base", "state", "reason"}; reason: the gate's.
     """
     settings = read_settings()

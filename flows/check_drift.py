@@ -16,78 +16,86 @@ from models.drift.alerts import KINDS
 from models.release.manifest import read_manifest
 from monitoring.drift.alert_text import alert_details, alert_text, alert_title
 from monitoring.drift.checks import (
-    Checked,
+    CheckedWindow,
+    TooEarly,
+    Watched,
     check_canary,
     check_drift,
-    set_report,
     unreported,
 )
 from monitoring.drift.notify import notify
 from monitoring.drift.page import Page
 from monitoring.drift.report import write_report
-from monitoring.store.audit import note
+from monitoring.drift.window_log import set_report
+from monitoring.store.audit import Step, note
 from monitoring.store.shadows import shadow_summary
 
 NO_CHAMPION: Final = "no release is champion yet"
 EVENT: Final = "mixllm.alert.raised"
 
 
-@task(name="look", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
-def look(scene: Scene, version: str, force: bool) -> Checked:
+@task(name="check the champion", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def check_champion(scene: Scene, version: str, *, force: bool) -> CheckedWindow | TooEarly:
     """The champion's next window."""
-    manifest = read_manifest(scene.registry.fetch(version))
-    return check_drift(scene.engine, manifest, version, scene.rules, scene.sizes, force)
+    release = watched(scene, version)
+    return check_drift(scene.engine, release, scene.rules, scene.sizes, force=force)
 
 
-@task(name="look at the canary", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
-def look_at_canary(scene: Scene, canary: str, champion: str) -> Checked:
+@task(name="check the canary", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
+def check_canary_window(scene: Scene, canary: str, champion: str) -> CheckedWindow | TooEarly:
     """The canary's next window, against what the champion decided meanwhile."""
-    manifests = [read_manifest(scene.registry.fetch(v)) for v in (canary, champion)]
-    return check_canary(
-        scene.engine, manifests[0], canary, manifests[1].digest, scene.rules, scene.sizes
-    )
+    digest = read_manifest(scene.registry.fetch(champion)).digest
+    return check_canary(scene.engine, watched(scene, canary), digest, scene.rules, scene.sizes)
+
+
+def watched(scene: Scene, version: str) -> Watched:
+    return Watched(version, read_manifest(scene.registry.fetch(version)))
 
 
 @flow(name="check-drift", validate_parameters=False)
-def check_drift_flow(force: bool = False) -> dict[str, Any]:
-    """Look for drift in what was decided since the last look.
+def check_drift_flow(
+    force: bool = False,  # noqa: FBT001 - a deployment's parameter
+) -> dict[str, Any]:
+    """Check what was decided since the last check for drift.
 
-    force: however little has come. Returns {"said", "window", "lit", "alerts", "report"}.
+    force: however few decisions have come.
+
+    Returns {"message", "window", "lit", "alerts", "report"}.
     """
     scene = Scene.open()
     champion, canary = scene.registry.alias(CHAMPION), scene.registry.canary()
-    if champion is None:  # a stack that is new yet: no failure, every half an hour
+    if champion is None:  # the stack is new: this is no failure
         return nothing(NO_CHAMPION)
     if canary is not None and canary.version != champion:
-        checked = look_at_canary(scene, canary.version, champion)
-        get_run_logger().info("canary, release %s: %s", canary.version, checked.said)
-        if checked.window_id is not None:
+        checked = check_canary_window(scene, canary.version, champion)
+        get_run_logger().info("canary, release %s: %s", canary.version, checked.message)
+        if isinstance(checked, CheckedWindow):
             follow_up(scene, canary.version, checked)
     manifest = read_manifest(scene.registry.fetch(champion))
     for missed in unreported(scene.engine, manifest, scene.sizes):
-        get_run_logger().warning("%s", missed.said)
+        get_run_logger().warning("%s", missed.message)
         report(scene, champion, missed)
-    checked = look(scene, champion, force)
-    if checked.window_id is None:
-        return nothing(checked.said)
-    get_run_logger().info("release %s: %s", champion, checked.said)
+    checked = check_champion(scene, champion, force=force)
+    if isinstance(checked, TooEarly):
+        return nothing(checked.message)
+    get_run_logger().info("release %s: %s", champion, checked.message)
     address: str = follow_up(scene, champion, checked)
     return {
-        "said": checked.said,
-        "window": checked.window_id,
-        "lit": [s.key for s in checked.signals if s.lit],
-        "alerts": [[number, *s.key] for number, s in (checked.alerts or {}).items()],
+        "message": checked.message,
+        "window": checked.id,
+        "lit": [s.key for s in checked.compared.signals if s.lit],
+        "alerts": [[number, *s.key] for number, s in checked.alerts.items()],
         "report": address,
     }
 
 
-def nothing(said: str) -> dict[str, Any]:
-    """What the flow returns where there was no window to look at."""
-    get_run_logger().info("%s", said)
-    return {"said": said, "window": None, "lit": [], "alerts": [], "report": None}
+def nothing(message: str) -> dict[str, Any]:
+    """What the flow returns where no window was checked."""
+    get_run_logger().info("%s", message)
+    return {"message": message, "window": None, "lit": [], "alerts": [], "report": None}
 
 
-def follow_up(scene: Scene, version: str, checked: Checked) -> str:
+def follow_up(scene: Scene, version: str, checked: CheckedWindow) -> str:
     """Report and alerts of a window; returns the report's address."""
     address: str = report(scene, version, checked)
     if checked.alerts:
@@ -97,30 +105,28 @@ def follow_up(scene: Scene, version: str, checked: Checked) -> str:
 
 
 @task(name="report", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
-def report(scene: Scene, version: str, checked: Checked) -> str:
+def report(scene: Scene, version: str, checked: CheckedWindow) -> str:
     """Write the page: to home, to Evidently's workspace, to MLflow on the release."""
-    assert checked.reference is not None
-    assert checked.window is not None
-    name = f"window-{checked.window_id}"
-    file = scene.settings.home / "drift" / f"{name}.html"
+    file = scene.settings.home / "drift" / f"window-{checked.id}.html"
+    compared = checked.compared
     page = Page(
-        f"Release {version}, window {checked.window_id}",
-        checked.reference,
-        checked.window,
-        checked.signals,
-        checked.alerts or {},
-        checked.past,
+        f"Release {version}, window {checked.id}",
+        compared.reference,
+        compared.window,
+        compared.signals,
+        checked.alerts,
+        compared.past,
         scene.rules,
         challenger_lines(scene),
     )
     files = write_report(page, file, scene.settings.home / "evidently")
-    lit = ", ".join(sorted({s.alert for s in checked.signals if s.lit})) or "nothing"
-    tags = {"drift.last": f"window {checked.window_id}: {lit}"}
+    lit = ", ".join(sorted({s.alert for s in compared.signals if s.lit})) or "nothing"
+    tags = {"drift.last": f"window {checked.id}: {lit}"}
     scene.registry.note_evaluation(version, "drift", files, tags)
     address = scene.registry.artifact_page(version, f"drift/{file.name}") or file.as_uri()
-    set_report(scene.engine, checked.window_id or 0, address)
+    set_report(scene.engine, checked.id, address)
     create_link_artifact(link=address, link_text=f"drift report: {page.title}", key="drift-report")
-    create_markdown_artifact(key="drift", markdown=digest(page, checked.said, address))
+    create_markdown_artifact(key="drift", markdown=digest(page, checked.message, address))
     return address
 
 
@@ -133,13 +139,13 @@ def challenger_lines(scene: Scene) -> list[str]:
     lines = [f"Release {version}, gate: {tags.get('gate.why', 'not judged')}."]
     lines += tags.get("gate.figures", "").splitlines()
     manifest = read_manifest(scene.registry.fetch(version))
-    found = shadow_summary(scene.engine, manifest.digest)
-    return [*lines, found] if found else lines
+    summary = shadow_summary(scene.engine, manifest.digest)
+    return [*lines, summary] if summary else lines
 
 
-def digest(page: Page, said: str, address: str) -> str:
+def digest(page: Page, message: str, address: str) -> str:
     """Markdown for the flow run's page."""
-    lines = [f"**{page.title}**: {escape.markdown(said)}. [The report]({address})", ""]
+    lines = [f"**{page.title}**: {escape.markdown(message)}. [The report]({address})", ""]
     for s in page.signals:
         if s.lit:
             about = f" ({escape.markdown(s.subject)})" if s.subject else ""
@@ -148,9 +154,9 @@ def digest(page: Page, said: str, address: str) -> str:
 
 
 @task(name="tell", cache_policy=NO_CACHE)
-def tell(scene: Scene, version: str, checked: Checked, address: str) -> None:
+def tell(scene: Scene, version: str, checked: CheckedWindow, address: str) -> None:
     """Emit an event for each alert, which starts its repair, and tell people."""
-    for number, signal in (checked.alerts or {}).items():
+    for number, signal in checked.alerts.items():
         details = alert_details(number, signal, version, scene.rules, address)
         emit_event(
             EVENT,
@@ -161,12 +167,12 @@ def tell(scene: Scene, version: str, checked: Checked, address: str) -> None:
             },
             payload=details,
         )
-        told = notify(scene.settings, alert_title(signal), alert_text(details), details)
-        result = "; ".join(told) or "no channel is configured"
-        note(scene.engine, "tell people", alert_title(signal), result, number)
+        sent = notify(scene.settings, alert_title(signal), alert_text(details), details)
+        result = "; ".join(sent) or "no channel is configured"
+        note(scene.engine, Step("tell people", alert_title(signal), result, number))
 
 
-def return_canary(scene: Scene, checked: Checked) -> None:
+def return_canary(scene: Scene, checked: CheckedWindow) -> None:
     """An alert ends whatever canary runs: the champion answers everybody again."""
     canary = scene.registry.canary()
     if canary is None or not checked.alerts:
@@ -175,6 +181,6 @@ def return_canary(scene: Scene, checked: Checked) -> None:
     number, signal = next(iter(checked.alerts.items()))
     why = f"alert {number}: {alert_title(signal)}"
     result = f"release {canary.version} answers nobody any more"
-    note(scene.engine, "return canary", why, result, number, {"share": canary.share})
+    note(scene.engine, Step("return canary", why, result, number, {"share": canary.share}))
     notify(scene.settings, "The canary has returned", f"{why}; {result}", {"alert": number})
     get_run_logger().warning("%s; %s", why, result)

@@ -17,7 +17,7 @@ from models import escape
 from models.errors import MixLLMError
 from models.release.release import Release
 from monitoring.drift.notify import notify
-from monitoring.store.audit import note
+from monitoring.store.audit import Step, note
 
 SECONDS = 10.0
 
@@ -70,7 +70,6 @@ def probe() -> dict[str, str]:
         text = "\n".join(f"{name}: {what}" for name, what in wrong.items())
         get_run_logger().warning("%s", text)
         told = notify(scene.settings, "A probe failed", text, wrong)
-        note(
-            scene.engine, "tell people", f"a probe failed: {text}", "; ".join(told) or "no channel"
-        )
+        result = "; ".join(told) or "no channel"
+        note(scene.engine, Step("tell people", f"a probe failed: {text}", result))
     return found

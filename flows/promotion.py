@@ -15,7 +15,7 @@ from infra.settings import Settings
 from models.release.gate.checks import REFUSED
 from models.release.gate.table import gate_table
 from monitoring.release_gate.judge import Trial, judge_release
-from monitoring.store.audit import note
+from monitoring.store.audit import Step, note
 from monitoring.store.schema import open_store
 
 
@@ -44,9 +44,8 @@ def settle(trial: Trial, settings: Settings, *, promote: bool) -> Settled:
         get_run_logger().warning("release %s: %s", version, verdict.reason)
         return Settled(REFUSED, verdict.reason)
     state = "champion" if promote else "challenger"
-    note(
-        engine, f"make {state}", f"its gate: {verdict.reason}", f"release {version}", trial.alert_id
-    )
+    why, result = f"its gate: {verdict.reason}", f"release {version}"
+    note(engine, Step(f"make {state}", why, result, trial.alert_id))
     if promote:
         registry.promote(version)
     else:

@@ -37,8 +37,8 @@ def main() -> None:
     alone = ALONE in sys.argv[1:]
     with get_client(sync_client=True) as client:
         known = {d.full_name: find(client, d.full_name) for d in DEPLOYMENTS}
-        for found in filter(None, known.values()):
-            catch_up(client, found, alone)
+        for deployment in filter(None, known.values()):
+            catch_up(client, deployment, alone=alone)
     for name, watch in (("feedback", watch_feedback), ("decisions", watch_decisions)):
         threading.Thread(
             target=watch, args=(read_settings(), threading.Event()), name=name, daemon=True
@@ -76,13 +76,13 @@ def to_serve(deployment: Deployment, known: DeploymentResponse | None) -> Any:
     )
 
 
-def catch_up(client: SyncPrefectClient, known: DeploymentResponse, alone: bool) -> None:
+def catch_up(client: SyncPrefectClient, known: DeploymentResponse, *, alone: bool) -> None:
     """Of the runs that were missed the newest stays, to run now; alone: those that ran have died."""
     if alone:
-        for run in runs(client, known, (StateType.RUNNING, StateType.PENDING)):
+        for run in read_runs(client, known, (StateType.RUNNING, StateType.PENDING)):
             gone = Crashed(message="the process that ran it is gone")
             client.set_flow_run_state(run.id, gone, force=True)
-    waiting = runs(client, known, (StateType.SCHEDULED,))
+    waiting = read_runs(client, known, (StateType.SCHEDULED,))
     missed = [r for r in waiting if (due := r.expected_start_time) and due < datetime.now(UTC)]
     missed.sort(key=lambda run: run.expected_start_time or datetime.now(UTC))
     for run in missed[:-1]:
@@ -90,18 +90,18 @@ def catch_up(client: SyncPrefectClient, known: DeploymentResponse, alone: bool) 
         client.set_flow_run_state(run.id, once, force=True)
 
 
-def runs(
+def read_runs(
     client: SyncPrefectClient, known: DeploymentResponse, states: Sequence[StateType]
 ) -> list[FlowRun]:
     """The deployment's runs in these states."""
-    found: list[FlowRun] = client.read_flow_runs(
+    runs: list[FlowRun] = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(states)))
         ),
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[known.id])),
         limit=200,
     )
-    return found
+    return runs
 
 
 if __name__ == "__main__":

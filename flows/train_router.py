@@ -29,9 +29,9 @@ from monitoring.store.schema import open_store
 
 
 @flow(name="train-router", validate_parameters=False)
-def train_router(
+def train_router(  # noqa: PLR0913 - what a deployment may set
     data: str,
-    promote_release: bool = False,
+    promote_release: bool = False,  # noqa: FBT001 - a deployment's parameter
     quarantine: str | None = None,
     encoder: str | None = None,
     tagger: str | None = None,
@@ -41,8 +41,11 @@ def train_router(
 ) -> dict[str, Any]:
     """Train on an evaluation set's training queries, evaluate on its test queries, register.
 
-    data: an evaluation set's folder. promote_release: make the release champion; else challenger.
-    quarantine: a file for bad rows. encoder, tagger, domains, tuning, families: see ``TrainingOptions``.
+    data: an evaluation set's folder.
+    promote_release: make the release champion; else challenger.
+    quarantine: a file for bad rows.
+    encoder, tagger, domains, tuning, families: see ``TrainingOptions``.
+
     Returns {"version", "results", "state", "reason"}. state: champion, challenger, or refused by the
     gate; reason: the gate's.
     """
@@ -51,18 +54,20 @@ def train_router(
     )
     settings = read_settings()
     with exclusive(open_store(settings), "training"):
-        return train(Path(data), promote_release, quarantine, options, settings)
+        quarantine_file = Path(quarantine) if quarantine else None
+        return train(Path(data), quarantine_file, options, settings, promote=promote_release)
 
 
 def train(
     data: Path,
-    promote_release: bool,
-    quarantine: str | None,
+    quarantine: Path | None,
     options: TrainingOptions,
     settings: Settings,
+    *,
+    promote: bool,
 ) -> dict[str, Any]:
     """What the flow does while no other trains."""
-    whole = validate_data(data, Path(quarantine) if quarantine else None)
+    whole = validate_data(data, quarantine)
     training, test, notes = training_split(whole)
     for note in notes:
         get_run_logger().warning("%s", note)
@@ -76,6 +81,6 @@ def train(
         evaluation = evaluate_release(router, test, test_inputs)
         assemble(folder, encoder_folder, router, tagged, evaluation)
         version = register(folder, evaluation, router, options, settings)
-    state, reason = settle(Trial(version, data=Path(data)), settings, promote=promote_release)
+    state, reason = settle(Trial(version, data=data), settings, promote=promote)
     get_run_logger().info("registered release %s: %s (%s)", version, state, reason)
     return {"version": version, "results": evaluation.results, "state": state, "reason": reason}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,33 @@ from models.errors import EvaluationSetError
 from models.predictors.fitting import fit_predictors
 from models.predictors.predictor import Predictor, shared_maps
 from models.predictors.refit_gate import HELD_OUT, Errors, Refit, refit_table, shift_of
-from models.predictors.refitting import SEEN, GradedAnswers, due, refitted, with_answers
+from models.predictors.refitting import SEEN, due, refitted, with_answers
 from models.release.change import put_candidate
 from models.release.manifest import read_manifest
 from monitoring.learning.learner import newest_good
-from monitoring.learning.logged_votes import graded_answers, read_votes
+from monitoring.learning.logged_votes import LoggedAnswers, graded_answers, read_votes
 from monitoring.release_gate.judge import Trial
 from monitoring.store.locks import exclusive
 from monitoring.store.schema import open_store
 
 
+@dataclass(frozen=True)
+class EmbeddedSplit:
+    """The evaluation set that a release was trained on, as predictors read it."""
+
+    train: EvaluationSet
+    train_inputs: QueryInputs
+    test: EvaluationSet
+    test_inputs: QueryInputs
+
+
 @task(name="read graded answers", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
-def read_graded(folder: Path, settings: Settings) -> tuple[GradedAnswers, np.ndarray]:
-    """Every graded answer that the release's predictors could learn from, and their positions."""
+def read_graded(folder: Path, settings: Settings) -> LoggedAnswers:
+    """Every graded answer that the release's predictors could learn from."""
     manifest, engine = read_manifest(folder), open_store(settings)
     stored = newest_good(engine, manifest.digest)
     held = stored.state.voters.held if stored else []
-    votes = read_votes(engine, manifest.digest, manifest.encoder.encoder, held, graded=True)
+    votes = read_votes(engine, manifest, held, graded=True)
     for reason, count in votes.left_out.items():
         get_run_logger().info("%d graded votes left out: %s", count, reason)
     return graded_answers(votes, manifest.catalog.names)
@@ -48,28 +59,27 @@ def read_graded(folder: Path, settings: Settings) -> tuple[GradedAnswers, np.nda
 
 @task(name="refit", task_run_name="refit {name}", cache_policy=NO_CACHE)
 def refit_one(
-    name: str,
-    old: Predictor,
-    maps_of: Sequence[Predictor],
-    train: tuple[EvaluationSet, QueryInputs],
-    test: tuple[EvaluationSet, QueryInputs],
-    answers: GradedAnswers,
-    upto: int,
+    name: str, predictors: Mapping[str, Predictor], split: EmbeddedSplit, logged: LoggedAnswers
 ) -> Refit:
-    """Fit on the training queries and all but the newest graded answers; judge by the rest."""
+    """Fit on the training queries and all but the newest graded answers; judge by the rest.
+
+    predictors: the release's, whose shared maps stay.
+    """
+    answers, old = logged.answers, predictors[name]
     cut = max(1, round((1 - HELD_OUT) * len(answers)))
     first = np.arange(len(answers)) < cut
-    data, inputs = with_answers(*train, answers.where(first))
-    (fitted,) = fit_predictors(data, inputs, old.encoder, [name], maps=shared_maps(maps_of))
-    new = refitted(old, fitted.predictor, float(upto))
+    data, inputs = with_answers(split.train, split.train_inputs, answers.where(first))
+    maps = shared_maps(predictors.values())
+    (fitted,) = fit_predictors(data, inputs, old.encoder, [name], maps=maps)
+    new = refitted(old, fitted.predictor, float(logged.positions.max()))
     late = answers.where(~first)
-    quality = test[0].matrix("quality", [name])[:, 0]
+    quality = split.test.matrix("quality", [name])[:, 0]
     known = np.isfinite(quality)
     return Refit(
         new,
         cut,
         Errors.of(old, new, late.inputs, late.quality),
-        Errors.of(old, new, test[1][known], quality[known]),
+        Errors.of(old, new, split.test_inputs[known], quality[known]),
         shift_of(old, late),
     )
 
@@ -80,8 +90,10 @@ def update_predictors(
 ) -> dict[str, Any]:
     """Refit the predictors for which enough graded feedback has come.
 
-    data: the evaluation set that the release was trained on. base: the release to change, the champion
-    by default. enough: graded answers that make one due, see ``due``.
+    data: the evaluation set that the release was trained on.
+    base: the release to change, the champion by default.
+    enough: graded answers that make one due, see ``due``.
+
     Returns {"version" or None, "refitted", "refused", "state", "reason"}. state: challenger, or
     refused by the gate; reason: the gate's.
     Raises EvaluationSetError where it is another set.
@@ -95,54 +107,30 @@ def update_predictors(
             f"release {version} was trained on {manifest.data.name!r}, not on {train.name!r} as it "
             "is now"
         )
-    answers, positions = read_graded(folder, settings)
+    logged = read_graded(folder, settings)
     predictors = {
         name: Predictor.load(folder / pin.folder) for name, pin in manifest.predictors.items()
     }
-    unseen = [
-        bool(position > predictors[llm].metrics.get(SEEN, 0.0))
-        for llm, position in zip(answers.llms, positions, strict=True)
-    ]
-    names = due(
-        answers.where(np.array(unseen, dtype=bool)).counts(),
-        {name: p.metrics["rows"] for name, p in predictors.items()},
-        enough,
-    )
-    log.info("due: %s", ", ".join(names) or "nobody")
+    names = due_names(logged, predictors, enough)
+    log.info("due: %s", ", ".join(names) or "no predictor")
     if not names:
-        return {"version": None, "refitted": [], "refused": [], "state": None, "reason": ""}
-    encoder = folder / manifest.encoder.folder
-    read = [(part, embed(part, encoder, settings)) for part in (train, test)]
+        return unchanged([])
+    inputs = [embed(part, folder / manifest.encoder.folder, settings) for part in (train, test)]
+    split = EmbeddedSplit(train, inputs[0], test, inputs[1])
     refits = []
     for name in names:
-        mine = np.array([llm == name for llm in answers.llms])
         with exclusive(open_store(settings), f"predictor {name}"):
-            refits.append(
-                refit_one(
-                    name,
-                    predictors[name],
-                    list(predictors.values()),
-                    read[0],
-                    read[1],
-                    answers.where(mine),
-                    int(positions[mine].max()),
-                )
-            )
+            refits.append(refit_one(name, predictors, split, logged.of(name)))
     report = refit_table(refits)
     create_markdown_artifact(key="refits", markdown=report)
     good = [refit for refit in refits if refit.passes]
     refused = [refit.predictor.llm for refit in refits if not refit.passes]
     if not good:
         log.warning("no refit passes its gate:\n%s", report)
-        return {"version": None, "refitted": [], "refused": refused, "state": None, "reason": ""}
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        for number, refit in enumerate(good):
-            entry = manifest.catalog.get(refit.predictor.llm)
-            changed = root / f"release-{number}"
-            put_candidate(folder, changed, refit.predictor, entry)
-            folder = changed
-        new = register_refits(folder, version, good, report, settings)
+        return unchanged(refused)
+    with tempfile.TemporaryDirectory() as temporary:
+        changed = put_refits(folder, Path(temporary), good)
+        new = register_refits(changed, version, good, report, settings)
     # Where the answers prove a change, the set's outcomes are of another time.
     moved = {r.predictor.llm: r.shift for r in good if r.on_feedback.better}
     state, reason = settle(Trial(new, data=Path(data), moved=moved), settings, promote=False)
@@ -154,6 +142,31 @@ def update_predictors(
         "state": state,
         "reason": reason,
     }
+
+
+def due_names(
+    logged: LoggedAnswers, predictors: Mapping[str, Predictor], enough: int | None
+) -> list[str]:
+    """Whose predictor is to be refitted: enough graded answers came that it has not seen."""
+    seen = [predictors[llm].metrics.get(SEEN, 0.0) for llm in logged.answers.llms]
+    unseen = logged.where(logged.positions > np.array(seen))
+    fitted = {name: predictor.metrics["rows"] for name, predictor in predictors.items()}
+    return due(unseen.answers.counts(), fitted, enough)
+
+
+def unchanged(refused: list[str]) -> dict[str, Any]:
+    """What the flow returns where it made no release."""
+    return {"version": None, "refitted": [], "refused": refused, "state": None, "reason": ""}
+
+
+def put_refits(folder: Path, temporary: Path, refits: Sequence[Refit]) -> Path:
+    """A release's folder with refitted predictors in place of the old ones."""
+    catalog = read_manifest(folder).catalog
+    for number, refit in enumerate(refits):
+        changed = temporary / f"release-{number}"
+        put_candidate(folder, changed, refit.predictor, catalog.get(refit.predictor.llm))
+        folder = changed
+    return folder
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)

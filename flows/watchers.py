@@ -15,9 +15,7 @@ from infra.registry.records import CHAMPION
 from infra.settings import Settings
 from models.release.manifest import read_manifest
 from monitoring.drift.alert_log import list_alerts
-from monitoring.drift.checks import (
-    waiting,
-)
+from monitoring.drift.checks import waiting
 from monitoring.learning.policy_states import last_cursor
 from monitoring.store.feedback import last_position
 from monitoring.store.schema import open_store
@@ -67,7 +65,7 @@ def watch_decisions(settings: Settings, stop: threading.Event) -> None:
         try:
             watch = watch or Watch(Scene.open())
             watch.look()
-        except Exception as error:  # Postgres, MLflow or Prefect is away: the next look tries again
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any outage
             print(f"drift: {error}", flush=True)
 
 
@@ -84,5 +82,5 @@ def watch_feedback(settings: Settings, stop: threading.Event) -> None:
             if position > max(asked, last_cursor(engine)) and done:
                 run_deployment(LEARN, timeout=0, as_subflow=False)
                 asked, since = position, time.monotonic()
-        except Exception as error:  # Postgres or Prefect is away: the next look tries again
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any outage
             print(f"feedback: {error}", flush=True)

@@ -15,7 +15,7 @@ from infra.settings import Settings
 from models.release.manifest import read_manifest
 from monitoring.drift.report import whole_page
 from monitoring.store.answers import month_start
-from monitoring.store.audit import note
+from monitoring.store.audit import Step, note
 from monitoring.store.feedback import INSERT_LOCK
 from monitoring.store.locks import take_lock
 from monitoring.store.tables import (
@@ -34,7 +34,7 @@ CURRENT_FILE: Final = "current-release"
 
 
 def prune(
-    engine: Engine, registry: Registry, settings: Settings, dry: bool = False
+    engine: Engine, registry: Registry, settings: Settings, *, dry: bool = False
 ) -> dict[str, int]:
     """Delete what is older than the settings keep; returns how much of what. dry: only count.
 
@@ -55,7 +55,7 @@ def prune(
         & decisions.c.id.not_in(spared)
         & ((decisions.c.decided_at < older) | decisions.c.id.not_in(voted))
     )
-    gone = {"decisions": remove(engine, decisions, doomed, dry)}
+    gone = {"decisions": remove(engine, decisions, doomed, dry=dry)}
     kept = select(decisions.c.id).where(~doomed)  # when nothing is only counted: all that are left
     for table, column, limit in (
         # Budgets are checked against the month's answers.
@@ -63,14 +63,15 @@ def prune(
         (feedback, feedback.c.received_at, older),
     ):
         orphan = (column < limit) & table.c.decision_id.not_in(kept)
-        gone[table.name] = remove(engine, table, orphan, dry)
-    gone["shadows"] = remove(engine, shadows, shadows.c.decided_at < old, dry)
-    gone["policy_states"] = remove_states(engine, list(named.values()), old, dry)
-    gone["reports"] = remove_reports(engine, registry, settings.home, old, dry)
-    gone["local copies"] = remove_copies(settings.home / "registry", set(named), dry)
+        gone[table.name] = remove(engine, table, orphan, dry=dry)
+    gone["shadows"] = remove(engine, shadows, shadows.c.decided_at < old, dry=dry)
+    gone["policy_states"] = remove_states(engine, list(named.values()), old, dry=dry)
+    gone["reports"] = remove_reports(engine, registry, settings.home, old, dry=dry)
+    gone["local copies"] = remove_copies(settings.home / "registry", set(named), dry=dry)
     if not dry and any(gone.values()):
         why = f"kept: {settings.keep_days:g} days, with votes {settings.keep_vote_days:g}"
-        note(engine, "prune", why, ", ".join(f"{n} {what}" for what, n in gone.items() if n))
+        removed = ", ".join(f"{n} {what}" for what, n in gone.items() if n)
+        note(engine, Step("prune", why, removed))
     return gone
 
 
@@ -91,7 +92,7 @@ def reference_ids(engine: Engine, releases: list[str], count: int) -> list[Any]:
     return found
 
 
-def remove(engine: Engine, table: Any, where: ColumnElement[bool], dry: bool) -> int:
+def remove(engine: Engine, table: Any, where: ColumnElement[bool], *, dry: bool) -> int:
     """Delete rows, a batch a transaction; returns how many there are or were."""
     if dry:
         with engine.connect() as connection:
@@ -110,7 +111,7 @@ def remove(engine: Engine, table: Any, where: ColumnElement[bool], dry: bool) ->
             return gone
 
 
-def remove_states(engine: Engine, named: list[str], old: datetime, dry: bool) -> int:
+def remove_states(engine: Engine, named: list[str], old: datetime, *, dry: bool) -> int:
     """Old policy states of releases that no alias names, but the newest of each."""
     newest = select(func.max(policy_states.c.version)).group_by(policy_states.c.release_digest)
     where = (
@@ -118,15 +119,17 @@ def remove_states(engine: Engine, named: list[str], old: datetime, dry: bool) ->
         & policy_states.c.release_digest.not_in(named)
         & policy_states.c.version.not_in(newest)
     )
-    return remove(engine, policy_states, where, dry)
+    return remove(engine, policy_states, where, dry=dry)
 
 
-def remove_reports(engine: Engine, registry: Registry, home: Path, old: datetime, dry: bool) -> int:
+def remove_reports(
+    engine: Engine, registry: Registry, home: Path, old: datetime, *, dry: bool
+) -> int:
     """Pages and windows of long ago; the last window of each release stays, the next begins there."""
     last = select(func.max(drift_windows.c.id)).group_by(drift_windows.c.release_digest)
     where = (drift_windows.c.made_at < old) & drift_windows.c.id.not_in(last)
     if dry:
-        return remove(engine, drift_windows, where, dry)
+        return remove(engine, drift_windows, where, dry=dry)
     columns = (drift_windows.c.id, drift_windows.c.release_version)
     with engine.connect() as connection:
         rows = connection.execute(select(*columns).where(where)).all()
@@ -138,10 +141,10 @@ def remove_reports(engine: Engine, registry: Registry, home: Path, old: datetime
     for file in (home / "evidently").glob("*/snapshots/*.json"):
         if file.stat().st_mtime < old.timestamp():
             file.unlink()
-    return remove(engine, drift_windows, where, dry)
+    return remove(engine, drift_windows, where, dry=dry)
 
 
-def remove_copies(home: Path, named: set[str], dry: bool) -> int:
+def remove_copies(home: Path, named: set[str], *, dry: bool) -> int:
     """Releases fetched to this machine that no alias names; they are fetched again when needed.
 
     The one that a service would start with stays, and so does what was fetched within the last day,

@@ -12,7 +12,7 @@ from models.drift.signals import Signal
 from models.errors import MixLLMError
 from models.release.manifest import Manifest, read_manifest
 from monitoring.release_gate.judge import Trial
-from monitoring.store.audit import note
+from monitoring.store.audit import Step, note
 
 
 class NotYet(Exception):
@@ -76,4 +76,4 @@ class Case:
         return settled.state
 
     def note(self, what: str, why: str, result: str, **evidence: Any) -> None:
-        note(self.scene.engine, what, why, result, self.number, evidence)
+        note(self.scene.engine, Step(what, why, result, self.number, evidence))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flows.context import subject_of
 from flows.repairs.case import Case, Made
-from monitoring.drift.checks import read_window_row
+from monitoring.drift.window_log import kept_window
 from monitoring.learning.learner import leave_out, rebuild, roll_back
 from monitoring.learning.policy_states import list_states
 
@@ -14,7 +14,7 @@ def rollback_policy(case: Case) -> Made:
     engine, release = case.scene.engine, case.row["release_digest"]
     if "refused" in case.signal.what:
         return Made("the last good policy state serves already")
-    begun = read_window_row(engine, case.row["window_id"])["started_at"]
+    begun = kept_window(engine, case.row["window_id"]).started_at
     good = [
         row["version"]
         for row in list_states(engine, release)

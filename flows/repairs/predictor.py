@@ -34,51 +34,48 @@ def refit(case: Case) -> Made:
         if name not in manifest.predictors:
             return Made(f"{name} is no candidate of release {version} any more")
         after = last_vote_before(case.scene.engine, case.row["since_position"])
-        moved_one = recalibrate(case, name, folder, manifest, after)
-        if isinstance(moved_one, NotYet):
-            raise moved_one
-        found, report = moved_one
-        if not found.passes:
+        change = recalibrate(case, name, folder, manifest, after)
+        if isinstance(change, NotYet):
+            raise change
+        if not change.passes:
             return Made(f"{name}: moved, its predictor errs no less; nothing was made")
-        new = register_refit(case, folder, version, found, report)
+        new = register_refit(case, folder, version, change)
     shift = case.signal.now - (case.signal.reference or 0.0)
     moved = {name: shift} if "quality" in case.signal.what else {}
     state = case.settle(new, moved, after)
-    return Made(f"release {new}, {state}: {name} refitted on {found.rows} answers", new, state)
+    return Made(f"release {new}, {state}: {name} refitted on {change.rows} answers", new, state)
 
 
 @task(name="recalibrate", task_run_name="recalibrate {name}", cache_policy=NO_CACHE)
 def recalibrate(
     case: Case, name: str, folder: Path, manifest: Manifest, after: int
-) -> tuple[Refit, str] | NotYet:
+) -> Refit | NotYet:
     """The predictor moved by the graded answers after a vote.
 
     NotYet is returned, not raised: Prefect logs what a task raises as a failure, with its traceback.
     """
-    answers, positions = read_graded.fn(folder, case.scene.settings)
-    mine = np.array([llm == name for llm in answers.llms], dtype=bool) & (positions > after)
-    if mine.sum() < LEAST_ANSWERS:
+    logged = read_graded.fn(folder, case.scene.settings).of(name, after)
+    since = logged.answers
+    if len(since) < LEAST_ANSWERS:
         return NotYet(
-            f"{name} has {mine.sum()} graded answers since it began, {LEAST_ANSWERS} are needed"
+            f"{name} has {len(since)} graded answers since it began, {LEAST_ANSWERS} are needed"
         )
-    since = answers.where(mine)
     cut = round((1 - HELD_OUT) * len(since))
     early = np.arange(len(since)) < cut
     old = Predictor.load(folder / manifest.predictors[name].folder)
-    new = recalibrated(old, since.where(early), float(positions[mine].max()))
+    new = recalibrated(old, since.where(early), float(logged.positions.max()))
     late = since.where(~early)
     errors = Errors.of(old, new, late.inputs, late.quality)
-    found = Refit(new, cut, errors, Errors(0.0, 0.0, 0.0), shift_of(old, late))
-    return found, refit_table([found])
+    return Refit(new, cut, errors, Errors(0.0, 0.0, 0.0), shift_of(old, late))
 
 
-def register_refit(case: Case, folder: Path, base: str, found: Refit, report: str) -> str:
-    case.note("refit", f"{found.rows} graded answers since it began", report)
-    name = found.predictor.llm
+def register_refit(case: Case, folder: Path, base: str, refit: Refit) -> str:
+    case.note("refit", f"{refit.rows} graded answers since it began", refit_table([refit]))
+    name = refit.predictor.llm
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary) / "release"
         entry = read_manifest(folder).catalog.get(name)
-        put_candidate(folder, changed, found.predictor, entry)
+        put_candidate(folder, changed, refit.predictor, entry)
         change = f"alert {case.number}: recalibrate {name}"
-        version: str = register_change(changed, base, change, found.predictor, case.scene.settings)
+        version: str = register_change(changed, base, change, refit.predictor, case.scene.settings)
     return version

@@ -26,11 +26,11 @@ def drift_check(
     ready_to_watch()
     from flows.check_drift import check_drift_flow
 
-    found = check_drift_flow(force)
-    console.print(found["said"])
-    if found["report"]:
-        console.print(f"report: {found['report']}", soft_wrap=True)
-    for number, name, subject in found["alerts"]:
+    check = check_drift_flow(force)
+    console.print(check["message"])
+    if check["report"]:
+        console.print(f"report: {check['report']}", soft_wrap=True)
+    for number, name, subject in check["alerts"]:
         about = subject or ""
         console.print(f"alert {number}: {name} {about}; mixllm alerts show {number}")
 
@@ -40,7 +40,7 @@ def drift_list(
     most: Annotated[int, typer.Option(min=1, help="Newest first.")] = 20, as_json: AsJson = False
 ) -> None:
     """The windows looked at, with their reports."""
-    from monitoring.drift.checks import list_windows
+    from monitoring.drift.window_log import list_windows
 
     rows = list_windows(store(), most)
     columns = {

@@ -31,14 +31,13 @@ def keys_create(
 ) -> None:
     """Make a key and show it, this once; from then on the service asks for keys."""
     from models.decision.exploration import Exploration
-    from monitoring.store.keys import create_key
+    from monitoring.store.keys import KeyOptions, create_key
 
     exploration = None
     if explore is not None:
         exploration = Exploration(kind="epsilon", epsilon=explore)
-    _, secret = create_key(
-        store(), name, scope or ["route"], requests_per_minute, monthly_budget, exploration
-    )
+    options = KeyOptions(requests_per_minute, monthly_budget, exploration)
+    _, secret = create_key(store(), name, scope or ["route"], options)
     print(secret)
     console.print(
         "shown this once; within a few seconds the service asks everybody for a key.\n"

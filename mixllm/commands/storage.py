@@ -23,7 +23,7 @@ def prune(
     from monitoring.retention import prune as remove
 
     settings = settings_with_stack()
-    gone = remove(store(), registry(settings), settings, dry_run)
+    gone = remove(store(), registry(settings), settings, dry=dry_run)
     for what, count in gone.items():
         console.print(f"{count} {what} {'would go' if dry_run else 'gone'}")
 

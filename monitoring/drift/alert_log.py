@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from models.errors import StoreError
+from monitoring.store.audit import Step, note
 from monitoring.store.tables import alerts
 
-if TYPE_CHECKING:  # what it needs to be computed is nothing that the service loads
+if TYPE_CHECKING:  # it imports SciPy, which the service does not load
     from models.drift.signals import Signal
-from monitoring.store.audit import note
 
 OPEN, CLOSED = "open", "closed"
 
@@ -27,37 +28,44 @@ def last_raised(connection: Connection, release: str) -> dict[tuple[str, str | N
     return {(name, subject): at for name, subject, at in connection.execute(statement)}
 
 
-def open_alert(
-    connection: Connection,
-    signal: Signal,
-    mode: str,
-    window_id: int,
-    since: int,
-    release: tuple[str, str],
-) -> int:
-    """Keep a new alert, with its first line in the audit; returns its id. release: digest, version."""
+@dataclass(frozen=True)
+class NewAlert:
+    """An alert to open.
+
+    mode: observe, propose or act.
+    release_digest, release_version: of the release concerned.
+    window_id: the window that shows it; 0 where none does.
+    since: decisions after this position show it.
+    """
+
+    signal: Signal
+    mode: str
+    release_digest: str
+    release_version: str
+    window_id: int = 0
+    since: int = 0
+
+
+def open_alert(connection: Connection, alert: NewAlert) -> int:
+    """Keep a new alert, with its first line in the audit; returns its id."""
+    signal = alert.signal
     values = {
         "name": signal.alert,
         "subject": signal.subject,
-        "release_digest": release[0],
-        "release_version": release[1],
-        "window_id": window_id,
-        "since_position": since,
+        "release_digest": alert.release_digest,
+        "release_version": alert.release_version,
+        "window_id": alert.window_id,
+        "since_position": alert.since,
         "raised_at": datetime.now(UTC),
         "signal": vars(signal),
-        "mode": mode,
+        "mode": alert.mode,
         "state": OPEN,
     }
     made = insert(alerts).values(values).returning(alerts.c.id)
     identity = int(connection.execute(made).scalar_one())
-    note(
-        connection,
-        "raise alert",
-        f"{signal.what}: {signal.now:.4g}",
-        f"alert {identity} is open, mode {mode}",
-        identity,
-        vars(signal),
-    )
+    why = f"{signal.what}: {signal.now:.4g}"
+    result = f"alert {identity} is open, mode {alert.mode}"
+    note(connection, Step("raise alert", why, result, identity, vars(signal)))
     return identity
 
 
@@ -66,10 +74,12 @@ def close_alert(engine: Engine, identity: int, outcome: str) -> None:
     values = {"state": CLOSED, "outcome": outcome, "closed_at": datetime.now(UTC)}
     with engine.begin() as connection:
         connection.execute(update(alerts).where(alerts.c.id == identity).values(values))
-        note(connection, "close alert", "its repair has ended", outcome, identity)
+        note(connection, Step("close alert", "its repair has ended", outcome, identity))
 
 
-def list_alerts(engine: Engine, only_open: bool = False, most: int = 200) -> list[dict[str, Any]]:
+def list_alerts(
+    engine: Engine, *, only_open: bool = False, most: int = 200
+) -> list[dict[str, Any]]:
     """The newest first; open ones in the order in which they were raised."""
     statement = select(alerts).order_by(alerts.c.id.desc()).limit(most)
     if only_open:
@@ -81,7 +91,7 @@ def list_alerts(engine: Engine, only_open: bool = False, most: int = 200) -> lis
 def read_alert(engine: Engine, identity: int) -> dict[str, Any]:
     """Raises StoreError."""
     with engine.connect() as connection:
-        found = connection.execute(select(alerts).where(alerts.c.id == identity)).mappings().first()
-    if found is None:
+        row = connection.execute(select(alerts).where(alerts.c.id == identity)).mappings().first()
+    if row is None:
         raise StoreError(f"no alert {identity}; see: mixllm alerts list")
-    return dict(found)
+    return dict(row)

@@ -29,18 +29,18 @@ MAIL_PORT, MAIL_TLS_PORT = 587, 465
 def notify(settings: Settings, title: str, text: str, details: Mapping[str, Any]) -> list[str]:
     """Send to every configured channel; returns what became of each, a line a channel."""
     title = " ".join(title.split())  # voters name themselves, and a header has one line
-    told = []
+    lines = []
     if settings.alert_webhook is not None:
-        told.append(attempt("webhook", post, settings, title, text, details))
+        lines.append(attempt("webhook", post, settings, title, text, details))
     if settings.smtp_url is not None:
-        told.append(attempt("mail", mail, settings, title, text))
-    return told
+        lines.append(attempt("mail", mail, settings, title, text))
+    return lines
 
 
 def attempt(channel: str, send: Any, *arguments: Any) -> str:
     try:
         send(*arguments)
-    except Exception as error:  # whatever a server does: who waits for the repair comes first
+    except Exception as error:  # noqa: BLE001 - whatever a server does, the repair must go on
         log.error("%s: %s", channel, error)
         return f"{channel} failed: {error}"
     return f"{channel} sent"

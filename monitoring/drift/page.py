@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final
+from typing import Final
 
 import jinja2
 import numpy as np
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from models.drift.alerts import KINDS, Kind, Rules
 from models.drift.signals import Signal
 from models.drift.windows import Window, domain_shares, figures, residuals
+from monitoring.drift.window_log import KeptWindow
 
 TEMPLATE: Final = "report.html.j2"
 LINES: Final = (
@@ -44,7 +45,7 @@ class Page:
     window: Window
     signals: Sequence[Signal]
     raised: Mapping[int, Signal]
-    past: Sequence[Mapping[str, Any]]
+    past: Sequence[KeptWindow]
     rules: Rules
     verdicts: Sequence[str] = ()
 
@@ -125,11 +126,9 @@ def not_raised(signal: Signal, page: Page) -> str:
     return "It waits for a second window."
 
 
-def lit_before(signal: Signal, past: Sequence[Mapping[str, Any]]) -> bool:
+def lit_before(signal: Signal, past: Sequence[KeptWindow]) -> bool:
     """Whether the last of the past windows showed it too."""
-    return bool(past) and any(
-        s["lit"] and (s["alert"], s["subject"]) == signal.key for s in past[-1]["signals"]
-    )
+    return bool(past) and any(s.lit and s.key == signal.key for s in past[-1].signals)
 
 
 def since(signal: Signal, page: Page) -> str:
@@ -138,7 +137,7 @@ def since(signal: Signal, page: Page) -> str:
     for count in range(len(page.past), 0, -1):
         if not lit_before(signal, page.past[:count]):
             break
-        began = f"{page.past[count - 1]['started_at']:%Y-%m-%d %H:%M}"
+        began = f"{page.past[count - 1].started_at:%Y-%m-%d %H:%M}"
     return began
 
 
@@ -169,7 +168,7 @@ def plot(page: Page) -> str:
     from matplotlib.figure import Figure
 
     before = figures(page.reference)
-    lines = [*(row["figures"] for row in page.past), figures(page.window)]
+    lines = [*(window.figures for window in page.past), figures(page.window)]
     known = [n for n in LINES if any(line.get(n) is not None for line in lines)]
     if not known:
         return ""

@@ -27,7 +27,7 @@ def raise_alert(
     """
     from models.drift.alerts import read_rules
     from models.drift.signals import Signal
-    from monitoring.drift.alert_log import last_raised, open_alert
+    from monitoring.drift.alert_log import NewAlert, last_raised, open_alert
 
     rule = read_rules(rules_file)[ALERT]
     what = "rows that Postgres refused"
@@ -40,4 +40,4 @@ def raise_alert(
         cooling = timedelta(hours=rule.cooldown_hours)
         if last is not None and abs(datetime.now(UTC) - last) < cooling:
             return None
-        return open_alert(connection, signal, rule.mode, 0, 0, release)
+        return open_alert(connection, NewAlert(signal, rule.mode, *release))

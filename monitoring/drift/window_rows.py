@@ -23,8 +23,13 @@ ANSWERED: Final = "answered"
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of one release's decisions: positions after one, up to another. started_at, ended_at:
-    when the first and the last were decided. decisions: how many."""
+    """A stretch of one release's decisions.
+
+    release: its digest.
+    after, upto: positions after one, up to another.
+    started_at, ended_at: when the first and the last were decided.
+    decisions: how many.
+    """
 
     release: str
     after: int
@@ -45,7 +50,7 @@ def first_span(connection: Connection, release: str, count: int) -> Span | None:
     positions = connection.execute(ours).scalars().all()
     if len(positions) < count:
         return None
-    return span(connection, release, positions[0] - 1, positions[-1])
+    return read_span(connection, release, positions[0] - 1, positions[-1])
 
 
 def first_position(connection: Connection, release: str, after: int) -> int:
@@ -60,7 +65,9 @@ def count_of(connection: Connection, release: str, most: int) -> int:
     return int(connection.execute(select(func.count()).select_from(ours.subquery())).scalar_one())
 
 
-def span(connection: Connection, release: str, after: int, upto: int | None = None) -> Span | None:
+def read_span(
+    connection: Connection, release: str, after: int, upto: int | None = None
+) -> Span | None:
     """The stretch after a position, up to another or to the newest; None where it is empty."""
     columns = (
         func.count(),
@@ -77,33 +84,35 @@ def span(connection: Connection, release: str, after: int, upto: int | None = No
     return Span(release, after, int(last), first_at, last_at, int(count)) if count else None
 
 
-def read_window(connection: Connection, found: Span, catalog: Catalog) -> Window:
-    """A stretch as a window; of so many decisions that all would not do, a random sample, the same
-    each time. catalog: whose speeds answers are held against."""
+def read_window(connection: Connection, span: Span, catalog: Catalog) -> Window:
+    """A stretch as a window; of many decisions a random sample, the same each time.
+
+    catalog: its speeds are what seconds are compared with.
+    """
     connection.execute(text("SET LOCAL jit = off"))
-    every = -(-found.decisions // MOST_ROWS)
-    rows = pd.DataFrame(connection.execute(rows_query(found, every)).mappings().all())
+    every = -(-span.decisions // MOST_ROWS)
+    rows = pd.DataFrame(connection.execute(rows_query(span, every)).mappings().all())
     received = feedback.c.received_at
-    votes = select(func.count()).where(received > found.started_at, received <= found.ended_at)
+    votes = select(func.count()).where(received > span.started_at, received <= span.ended_at)
     fallbacks = (
         select(func.count())
         .select_from(decisions)
         .where(decisions.c.fallback.is_not(None))
-        .where(decisions.c.position > found.after, decisions.c.position <= found.upto)
+        .where(decisions.c.position > span.after, decisions.c.position <= span.upto)
     )
     return Window.of(
         with_catalog(rows, catalog),
-        embeddings=read_embeddings(connection, found),
-        total=found.decisions,
+        embeddings=read_embeddings(connection, span),
+        total=span.decisions,
         votes=int(connection.execute(votes).scalar_one()),
         fallbacks=int(connection.execute(fallbacks).scalar_one()),
     )
 
 
-def rows_query(found: Span, every: int) -> Select[Any]:
+def rows_query(span: Span, every: int) -> Select[Any]:
     """One row in ``every``, drawn by a hash of its position."""
-    last = _votes(found, every)
-    mine = [decisions.c.release_digest == found.release, *_within(found, every)]
+    last = _votes(span, every)
+    mine = [decisions.c.release_digest == span.release, *_within(span, every)]
     chosen = answers.c.llm == decisions.c.llm
     whole = (answers.c.decision_id == decisions.c.id) & chosen & (answers.c.status == ANSWERED)
 
@@ -133,20 +142,20 @@ def rows_query(found: Span, every: int) -> Select[Any]:
     )
 
 
-def _within(found: Span, every: int) -> list[Any]:
-    within = [decisions.c.position > found.after, decisions.c.position <= found.upto]
+def _within(span: Span, every: int) -> list[Any]:
+    within = [decisions.c.position > span.after, decisions.c.position <= span.upto]
     if every > 1:
         within.append(func.mod(func.abs(func.hashint8(decisions.c.position)), every) == 0)
     return within
 
 
-def _votes(found: Span, every: int) -> Any:
+def _votes(span: Span, every: int) -> Any:
     """Decision → its mean vote, each voter's last."""
     last = (
         select(feedback.c.decision_id, feedback.c.satisfied, feedback.c.quality)
         .ext(distinct_on(feedback.c.decision_id, feedback.c.source, feedback.c.key_id))
         .join(decisions, decisions.c.id == feedback.c.decision_id)
-        .where(decisions.c.release_digest == found.release, *_within(found, every))
+        .where(decisions.c.release_digest == span.release, *_within(span, every))
         .where(feedback.c.llm == decisions.c.llm)
         .order_by(
             feedback.c.decision_id, feedback.c.source, feedback.c.key_id, feedback.c.revision.desc()
@@ -172,16 +181,16 @@ def with_catalog(rows: pd.DataFrame, catalog: Catalog) -> pd.DataFrame:
     return rows.assign(catalog_seconds=predicted, observed_catalog_seconds=observed)
 
 
-def read_embeddings(connection: Connection, found: Span) -> np.ndarray:
+def read_embeddings(connection: Connection, span: Span) -> np.ndarray:
     """(m, d) of a sample of the stretch's queries, the same each time."""
-    every = -(-found.decisions // MOST_EMBEDDINGS)
+    every = -(-span.decisions // MOST_EMBEDDINGS)
     statement = (
         select(decisions.c.embedding)
-        .where(decisions.c.release_digest == found.release, *_within(found, every))
+        .where(decisions.c.release_digest == span.release, *_within(span, every))
         .where(decisions.c.embedding.is_not(None))
         .order_by(decisions.c.position)
     )
-    found_rows = connection.execute(statement).scalars().all()
-    if not found_rows:
+    rows = connection.execute(statement).scalars().all()
+    if not rows:
         return np.zeros((0, 0), dtype=np.float32)
-    return np.stack([np.frombuffer(row, dtype="<f4") for row in found_rows])
+    return np.stack([np.frombuffer(row, dtype="<f4") for row in rows])

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Double, Engine, Select, case, cast, func, sel
 from models.errors import StoreError
 from models.learning.policy_state import PolicyState, Vote
 from monitoring.learning.policy_states import (
+    Skip,
     Skips,
     Stored,
     add_skip,
@@ -121,14 +122,8 @@ def roll_back(engine: Engine, version: int, reason: str) -> int:
         state.cursor = newest.state.cursor if newest else after
         lift_skips(connection, state.release, version)
         made = write_state(connection, state, f"rolled back to {version}: {reason}")
-        add_skip(
-            connection,
-            after,
-            state.cursor,
-            reason,
-            release=state.release,
-            by_version=made,
-        )
+        skip = Skip(after, state.cursor, reason, release_digest=state.release, by_version=made)
+        add_skip(connection, skip)
         return made
 
 
@@ -137,7 +132,7 @@ def leave_out(engine: Engine, voter: str, reason: str) -> None:
     with engine.begin() as connection:
         take_turn(connection)
         last = connection.execute(select(func.max(feedback.c.position))).scalar_one()
-        add_skip(connection, 0, int(last or 0), reason, voter=voter)
+        add_skip(connection, Skip(0, int(last or 0), reason, voter=voter))
 
 
 def take_turn(connection: Connection) -> None:

@@ -16,11 +16,13 @@ from models.encoder.inputs import FORM_WIDTH, QueryInputs
 from models.learning.off_policy import LoggedVotes
 from models.predictors.compiled import CompiledPredictors
 from models.predictors.refitting import GradedAnswers
+from models.release.manifest import Manifest
 from monitoring.learning.learner import KEYLESS
 from monitoring.learning.policy_states import Skips
+from monitoring.store import tables
 from monitoring.store.feedback import reward_of
 from monitoring.store.releases import known_releases
-from monitoring.store.tables import answers, decisions, feedback
+from monitoring.store.tables import decisions, feedback
 
 # The newest votes that an evaluation reads.
 MOST_VOTES: Final = 50_000
@@ -41,28 +43,30 @@ class Votes:
 
 def read_votes(
     engine: Engine,
-    release: str,
-    encoder: str,
+    manifest: Manifest,
     held: Sequence[str],
+    *,
     graded: bool = False,
     after: int = 0,
 ) -> Votes:
-    """The newest votes on queries that this encoder embedded.
+    """The newest votes on queries that a release's encoder embedded.
 
-    release: its digest, whose skipped votes are left out; as are those of the voters held. graded:
-    only graded ones. after: only votes after this position.
+    manifest: of the release, whose skipped votes are left out.
+    held: voters whose votes are left out.
+    graded: only graded ones.
+    after: only votes after this position.
     """
     left_out: dict[str, int] = {}
     kept = []
     with engine.connect() as connection:
-        skips, known = Skips.of(connection, release), known_releases(connection)
-        for row in connection.execute(votes_query(graded, after)).mappings():
+        skips, known = Skips.of(connection, manifest.digest), known_releases(connection)
+        for row in connection.execute(votes_query(after, graded=graded)).mappings():
             parts = known.get(row["release_digest"])
             voter = row["key_id"] or KEYLESS + row["source"]
             reason = None
             if row["embedding"] is None or row["form"] is None or row["query_tokens"] is None:
                 reason = "no routed decision"
-            elif parts is None or parts.encoder != encoder:
+            elif parts is None or parts.encoder != manifest.encoder.encoder:
                 reason = "another encoder"
             elif voter in held:
                 reason = "a held voter"
@@ -87,7 +91,7 @@ def inputs_of(rows: Sequence[dict[str, Any]]) -> QueryInputs:
     )
 
 
-def votes_query(graded: bool, after: int = 0) -> Select[Any]:
+def votes_query(after: int, *, graded: bool) -> Select[Any]:
     """The newest first."""
     last = (
         select(feedback)
@@ -110,11 +114,13 @@ def votes_query(graded: bool, after: int = 0) -> Select[Any]:
             last.c.llm,
             last.c.satisfied,
             last.c.quality,
-            func.coalesce(last.c.prompt_tokens, answers.c.prompt_tokens).label("prompt_tokens"),
-            func.coalesce(last.c.response_tokens, answers.c.response_tokens).label(
+            func.coalesce(last.c.prompt_tokens, tables.answers.c.prompt_tokens).label(
+                "prompt_tokens"
+            ),
+            func.coalesce(last.c.response_tokens, tables.answers.c.response_tokens).label(
                 "response_tokens"
             ),
-            answers.c.cost_usd,
+            tables.answers.c.cost_usd,
             decisions.c.llm.label("chosen"),
             decisions.c.propensity,
             decisions.c.willingness_to_pay,
@@ -125,7 +131,7 @@ def votes_query(graded: bool, after: int = 0) -> Select[Any]:
             decisions.c.query_tokens,
         )
         .join(decisions, decisions.c.id == last.c.decision_id)
-        .outerjoin(answers, answers.c.decision_id == last.c.decision_id)
+        .outerjoin(tables.answers, tables.answers.c.decision_id == last.c.decision_id)
         .order_by(last.c.position.desc())
         .limit(MOST_VOTES)
     )
@@ -147,8 +153,25 @@ def last_vote_before(engine: Engine, decision: int) -> int:
     return int(first) - 1
 
 
-def graded_answers(votes: Votes, candidates: Sequence[str]) -> tuple[GradedAnswers, np.ndarray]:
-    """Votes as training rows, and their positions; those without tokens are left out."""
+@dataclass(frozen=True)
+class LoggedAnswers:
+    """Graded answers, and their positions in the log."""
+
+    answers: GradedAnswers
+    positions: np.ndarray
+
+    def where(self, keep: np.ndarray) -> LoggedAnswers:
+        """Those that a boolean mask keeps."""
+        return LoggedAnswers(self.answers.where(keep), self.positions[keep])
+
+    def of(self, llm: str, after: int = 0) -> LoggedAnswers:
+        """One candidate's, after a position."""
+        mine = np.array([name == llm for name in self.answers.llms], dtype=bool)
+        return self.where(mine & (self.positions > after))
+
+
+def graded_answers(votes: Votes, candidates: Sequence[str]) -> LoggedAnswers:
+    """Votes as training rows; those without tokens are left out."""
     keep = [
         i
         for i, row in enumerate(votes.rows)
@@ -161,7 +184,7 @@ def graded_answers(votes: Votes, candidates: Sequence[str]) -> tuple[GradedAnswe
     def column(name: str) -> np.ndarray:
         return np.array([row[name] for row in rows], dtype=np.float64)
 
-    answers_ = GradedAnswers(
+    answers = GradedAnswers(
         ids=[f"{row['decision_id']} {row['source']} {row['key_id'] or ''}" for row in rows],
         llms=[row["llm"] for row in rows],
         inputs=votes.inputs[np.array(keep, dtype=int)],
@@ -170,7 +193,7 @@ def graded_answers(votes: Votes, candidates: Sequence[str]) -> tuple[GradedAnswe
         response_tokens=column("response_tokens"),
         cost_usd=column("cost_usd"),
     )
-    return answers_, column("position").astype(int)
+    return LoggedAnswers(answers, column("position").astype(int))
 
 
 def logged_votes(

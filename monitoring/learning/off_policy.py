@@ -37,9 +37,7 @@ def compare_releases(
         )
     stored = newest_good(engine, manifests[1].digest)
     held = stored.state.voters.held if stored else []
-    votes = read_votes(
-        engine, manifests[1].digest, manifests[0].encoder.encoder, held, after=after_vote
-    )
+    votes = read_votes(engine, manifests[1], held, after=after_vote)
     if not len(votes):
         return None
     pairs = [(compiled_release(f), m.defaults) for f, m in zip(folders, manifests, strict=True)]

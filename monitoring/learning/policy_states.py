@@ -156,6 +156,23 @@ def state_of(connection: Connection, version: int) -> PolicyState:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """Votes after one position up to another that teach nothing.
+
+    release_digest: None for every release.
+    voter: None for all.
+    by_version: the state that a roll-back made, if one did.
+    """
+
+    after: int
+    upto: int
+    reason: str
+    release_digest: str | None = None
+    voter: str | None = None
+    by_version: int | None = None
+
+
+@dataclass(frozen=True)
 class Skips:
     """Which votes teach a release nothing: (after, upto, voter or None) ranges."""
 
@@ -174,26 +191,9 @@ class Skips:
         )
 
 
-def add_skip(
-    connection: Connection,
-    after: int,
-    upto: int,
-    reason: str,
-    release: str | None = None,
-    voter: str | None = None,
-    by_version: int | None = None,
-) -> None:
-    """Votes after one position up to another teach nothing from now on."""
-    values = {
-        "release_digest": release,
-        "after": after,
-        "upto": upto,
-        "voter": voter,
-        "made_at": datetime.now(UTC),
-        "by_version": by_version,
-        "reason": reason,
-    }
-    connection.execute(insert(policy_skips).values(values))
+def add_skip(connection: Connection, skip: Skip) -> None:
+    """From now on these votes teach nothing."""
+    connection.execute(insert(policy_skips).values({"made_at": datetime.now(UTC), **vars(skip)}))
 
 
 def lift_skips(connection: Connection, release: str, since_version: int) -> None:

@@ -106,9 +106,11 @@ def slice_checks(
     test: EvaluationSet,
     settings: Settings,
     moved: Mapping[str, float],
-    aiq: float | None,
 ) -> list[Check]:
-    """On queries that no release was trained on."""
+    """On queries that no release was trained on.
+
+    moved: candidate → by how much its quality has been seen to change.
+    """
     queries = test.queries["query"].tolist()
     written, kinds = rewritten(queries[:PERTURBED])
     names = test.candidates
@@ -116,7 +118,7 @@ def slice_checks(
     n, m = len(queries), len(queries) + len(written)
     inputs = embed([*queries, *written], release.folder / "encoder", settings)
     mine = release.choices(inputs)
-    evaluation = evaluation_check(outcomes, mine[:n], aiq)
+    evaluation = evaluation_check(outcomes, mine[:n], release.aiq)
     if champion is None:
         return [evaluation]
     if not same_encoder(release, champion):

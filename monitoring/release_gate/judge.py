@@ -27,9 +27,7 @@ from models.release.gate.checks import (
     first_release,
     not_measured,
 )
-from models.release.gate.operation import (
-    callable_check,
-)
+from models.release.gate.operation import callable_check
 from models.release.gate.table import gate_table
 from models.release.gate.verdict import JudgedData, Verdict, settled
 from models.release.manifest import read_manifest
@@ -42,7 +40,7 @@ from monitoring.release_gate.figures import (
     votes_check,
 )
 from monitoring.release_gate.side import Side
-from monitoring.store.audit import note
+from monitoring.store.audit import Step, note
 from monitoring.store.locks import exclusive
 from monitoring.store.tables import feedback
 
@@ -106,7 +104,8 @@ def judge_release(registry: Registry, engine: Engine, settings: Settings, trial:
     why = f"release {version} would take the place of {against}"
     if against is None:
         why = f"release {version} would be the first champion"
-    note(engine, "judge release", why, verdict.reason, trial.alert_id, verdict.record())
+    step = Step("judge release", why, verdict.reason, trial.alert_id, verdict.record())
+    note(engine, step)
     return verdict
 
 
@@ -134,9 +133,7 @@ def checks_on_data(
         except EvaluationSetError as error:
             missing = str(error)
         else:
-            aiq = registry.tags(trial.version).get("metric.aiq")
-            known_aiq = float(aiq) if aiq else None
-            return slice_checks(release, champion, test, settings, trial.moved, known_aiq), judged
+            return slice_checks(release, champion, test, settings, trial.moved), judged
     names = [EVALUATION] if champion is None else [EVALUATION, WORTH, AGREEMENT, ROBUSTNESS]
     return [not_measured(name, missing) for name in names], None
 

@@ -9,24 +9,27 @@ from pathlib import Path
 from infra.registry.registry import Registry
 from models.catalog import Catalog
 from models.encoder.inputs import QueryInputs
-from models.release.gate.outcomes import (
-    choices,
-)
+from models.release.gate.outcomes import choices
 from models.release.release import Release
 
 
 @dataclass(frozen=True)
 class Side:
-    """A release, loaded, with its folder."""
+    """A release, loaded, with its folder.
+
+    aiq: as noted when it was registered.
+    """
 
     version: str
     folder: Path
     release: Release
+    aiq: float | None
 
     @classmethod
     def of(cls, registry: Registry, version: str) -> Side:
         folder = registry.fetch(version)
-        return cls(version, folder, Release.load(folder))
+        aiq = registry.tags(version).get("metric.aiq")
+        return cls(version, folder, Release.load(folder), float(aiq) if aiq else None)
 
     @property
     def catalog(self) -> Catalog:

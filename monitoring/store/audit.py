@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,27 +12,26 @@ from sqlalchemy import Connection, Engine, insert, select
 from monitoring.store.tables import audit
 
 
-def note(
-    where: Connection | Engine,
-    what: str,
-    why: str,
-    result: str,
-    alert_id: int | None = None,
-    evidence: Mapping[str, Any] | None = None,
-) -> None:
-    """Write an audit row: what was done, why, on which evidence, with what result."""
+@dataclass(frozen=True)
+class Step:
+    """What was done, why, with what result, on which evidence.
+
+    alert_id: the alert that led to it, if one did.
+    """
+
+    what: str
+    why: str
+    result: str
+    alert_id: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+def note(where: Connection | Engine, step: Step) -> None:
+    """Write an audit row."""
     if isinstance(where, Engine):
         with where.begin() as connection:
-            return note(connection, what, why, result, alert_id, evidence)
-    values = {
-        "at": datetime.now(UTC),
-        "alert_id": alert_id,
-        "what": what,
-        "why": why,
-        "evidence": dict(evidence or {}),
-        "result": result,
-    }
-    where.execute(insert(audit).values(values))
+            return note(connection, step)
+    where.execute(insert(audit).values({"at": datetime.now(UTC), **vars(step)}))
     return None
 
 

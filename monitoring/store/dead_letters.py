@@ -126,7 +126,7 @@ class DeadLetters:
         for letter in letters:
             try:
                 insert([letter.row])
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - what a bad row raises depends on its content
                 refused[letter.id] = reason_of(error)
             else:
                 self.remove([letter.id])

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, func, select
 from infra.text import storable_text
 from models.decision.decide import Decision
 from models.digest import digest_text
-from models.release.release import Release, Routing
+from models.release.release import Routing
 from monitoring.store.rows import insert_new
 from monitoring.store.tables import decisions
 
@@ -26,11 +26,38 @@ StoreQueries = Literal["full", "hash", "none"]
 
 @dataclass(frozen=True)
 class Asked:
-    """Who asked what, and what of it is kept. key_id: the API key's, if one was given."""
+    """Who asked what, and what of it is kept.
+
+    key_id: the API key's, if one was given.
+    """
 
     query: str
     store_queries: StoreQueries
     key_id: str | None = None
+
+
+@dataclass(frozen=True)
+class DecidedBy:
+    """The release that decided, and the policy state's version if one had a say."""
+
+    version: str
+    digest: str
+    policy_version: int | None = None
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """What a request gets that the router could not decide.
+
+    reason: why not.
+    willingness_to_pay: USD per unit of quality.
+    version: the running release's, if there is one.
+    """
+
+    llm: str
+    reason: str
+    willingness_to_pay: float
+    version: str | None
 
 
 def new_id() -> UUID:
@@ -62,14 +89,7 @@ def scores_of(decision: Decision) -> dict[str, dict[str, float]]:
     }
 
 
-def decision_row(
-    routing: Routing,
-    release: Release,
-    version: str,
-    asked: Asked,
-    seconds: float,
-    policy_version: int | None = None,
-) -> dict[str, Any]:
+def decision_row(routing: Routing, by: DecidedBy, asked: Asked, seconds: float) -> dict[str, Any]:
     """One routing as a JSON-able row; embedding and form as base64 of float32."""
     decision = routing.decision
     return {
@@ -84,9 +104,9 @@ def decision_row(
         "query_tokens": float(routing.inputs.tokens[0]),
         "scores": scores_of(decision),
         "fallback": None,
-        "release_version": version,
-        "release_digest": release.digest,
-        "policy_version": policy_version,
+        "release_version": by.version,
+        "release_digest": by.digest,
+        "policy_version": by.policy_version,
     }
 
 
@@ -95,28 +115,21 @@ def packed(numbers: np.ndarray) -> str:
     return base64.b64encode(numbers.astype("<f4").tobytes()).decode()
 
 
-def fallback_row(
-    llm: str,
-    reason: str,
-    willingness_to_pay: float,
-    asked: Asked,
-    seconds: float,
-    version: str | None,
-) -> dict[str, Any]:
-    """The row of a request that the router could not decide: the default candidate, and why."""
+def fallback_row(fallback: Fallback, asked: Asked, seconds: float) -> dict[str, Any]:
+    """The row of a request that the router could not decide."""
     return {
         **_common(asked, seconds),
-        "llm": llm,
+        "llm": fallback.llm,
         "propensity": 1.0,
-        "willingness_to_pay": willingness_to_pay,
+        "willingness_to_pay": fallback.willingness_to_pay,
         "domain": None,
         "unseen_score": None,
         "embedding": None,
         "form": None,
         "query_tokens": None,
         "scores": {},
-        "fallback": reason,
-        "release_version": version,
+        "fallback": fallback.reason,
+        "release_version": fallback.version,
         "release_digest": None,
         "policy_version": None,
     }

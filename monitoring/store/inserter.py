@@ -120,7 +120,7 @@ class Inserter:
         """
         try:
             self._sink.insert(rows)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what a bad row raises depends on its content
             waits = isinstance(error, DatabaseAway | OSError)
             away = waits or (is_away(error) and not (worn and self._works()))
             if away or not self._works(otherwise=True):
@@ -143,7 +143,7 @@ class Inserter:
             return otherwise
         try:
             self._sink.check()
-        except Exception:
+        except Exception:  # noqa: BLE001 - however a check fails, nothing can be written
             return False
         return True
 

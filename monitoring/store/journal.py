@@ -107,7 +107,7 @@ class Journal:
         """Append a row whose loss must stop nobody: where it cannot be kept, it is counted as lost."""
         try:
             self.append(row)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - no caller's request may fail for a lost row
             self._count_lost(1, reason_of(error))
             return False
         return True
@@ -169,7 +169,7 @@ class Journal:
             self._thread.join(timeout=10)
         try:
             self.flush()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - closing goes on; what waits is in its files
             log.error("%s: %s", self.folder.name, error)
         with self._lock:
             segment, self._segment = self._segment, None
@@ -184,7 +184,7 @@ class Journal:
         while not self._stop.wait(backoff):
             try:
                 well = self.flush()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - this thread must outlive a full disk, say
                 message, well = reason_of(error), False
                 if message != self.last_error:
                     log.error("%s: %s", self.folder.name, message)
@@ -231,7 +231,7 @@ class Journal:
         self._ownership.hold()
         self._count += 1
         return Segment(
-            self.folder / f"{self._ownership.name}-{self._count:08d}{SUFFIX}", self.synced
+            self.folder / f"{self._ownership.name}-{self._count:08d}{SUFFIX}", synced=self.synced
         )
 
     def _close_segment(self) -> Path | None:

@@ -69,6 +69,18 @@ class Access:
     unusable: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class KeyOptions:
+    """What a key may do; None: no limit, and choices are drawn as for everybody."""
+
+    requests_per_minute: int | None = None
+    monthly_budget_usd: float | None = None
+    exploration: Exploration | None = None
+
+
+UNLIMITED: Final = KeyOptions()
+
+
 def hash_key(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -77,9 +89,7 @@ def create_key(
     engine: Engine,
     name: str,
     scopes: Sequence[str],
-    requests_per_minute: int | None = None,
-    monthly_budget_usd: float | None = None,
-    exploration: Exploration | None = None,
+    options: KeyOptions = UNLIMITED,
 ) -> tuple[ApiKey, str]:
     """A new key, and the secret that only its holder keeps; from then on keys are required.
 
@@ -90,8 +100,9 @@ def create_key(
             raise StoreError(f"no scope {scope!r}; {nearest(scope, SCOPES)}")
     if not name.isprintable() or not name.strip():
         raise StoreError(f"a key's name is printable text, not {name!r}")
-    if monthly_budget_usd is not None and not math.isfinite(monthly_budget_usd):
-        raise StoreError(f"a monthly budget is an amount of USD, not {monthly_budget_usd}")
+    budget = options.monthly_budget_usd
+    if budget is not None and not math.isfinite(budget):
+        raise StoreError(f"a monthly budget is an amount of USD, not {budget}")
     identity = secrets.token_hex(4)
     secret = f"{PREFIX}{identity}-{secrets.token_urlsafe(32)}"
     try:
@@ -100,9 +111,7 @@ def create_key(
             name=name,
             sha256=hash_key(secret),
             scopes=tuple(scopes),  # type: ignore[arg-type]  # checked above
-            requests_per_minute=requests_per_minute,
-            monthly_budget_usd=monthly_budget_usd,
-            exploration=exploration,
+            **vars(options),
         )
     except ValidationError as error:
         raise StoreError(f"key {name!r}: {first_fault(error)}") from error
@@ -110,13 +119,13 @@ def create_key(
     try:
         with engine.begin() as connection:
             connection.execute(insert(api_keys).values(values))
-            state_requirement(connection, True, f"key {name!r} created")
+            state_requirement(connection, f"key {name!r} created", required=True)
     except IntegrityError as error:
         raise StoreError(f"there is a key {name!r} already; revoke it or choose a name") from error
     return key, secret
 
 
-def state_requirement(connection: Connection, required: bool, reason: str) -> None:
+def state_requirement(connection: Connection, reason: str, *, required: bool) -> None:
     """Write down whether a key is needed from now on, unless the last statement says the same."""
     if stated_requirement(connection) is not required:
         row = {"stated_at": datetime.now(UTC), "keys_required": required, "reason": reason}
@@ -135,7 +144,7 @@ def stated_requirement(connection: Connection) -> bool | None:
 def require_keys(engine: Engine) -> None:
     """From now on every request needs a key, whether or not there is one."""
     with engine.begin() as connection:
-        state_requirement(connection, True, "mixllm keys require")
+        state_requirement(connection, "mixllm keys require", required=True)
 
 
 def open_access(engine: Engine) -> None:
@@ -148,7 +157,7 @@ def open_access(engine: Engine) -> None:
         if used:
             count = "1 key is" if len(used) == 1 else f"{len(used)} keys are"
             raise StoreError(f"{count} in use ({', '.join(used[:5])}); revoke them first")
-        state_requirement(connection, False, "mixllm keys open")
+        state_requirement(connection, "mixllm keys open", required=False)
 
 
 def list_keys(engine: Engine) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def open_store(settings: Settings, impatient: bool = False) -> Engine:
+def open_store(settings: Settings, *, impatient: bool = False) -> Engine:
     """The configured or embedded database, migrated. impatient: as of ``connect``; a migration may
     take its time all the same."""
     address = database_address(settings.database(), settings.home)

@@ -13,7 +13,7 @@ class Segment:
     synced: whether lines are on the disk, not only the kernel's, when ``append`` returns.
     """
 
-    def __init__(self, path: Path, synced: bool) -> None:
+    def __init__(self, path: Path, *, synced: bool) -> None:
         """Raises OSError where the file cannot be made."""
         self.path, self.synced = path, synced
         self.rows = 0

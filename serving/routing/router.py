@@ -20,7 +20,7 @@ from models.decision.wishes import Wishes
 from models.errors import DecisionError
 from models.learning.policy_state import PolicyState
 from models.release.release import MAX_QUERY_CHARACTERS, RouteContext, Routing
-from monitoring.store.decisions import Asked, decision_row, fallback_row
+from monitoring.store.decisions import Asked, DecidedBy, Fallback, decision_row, fallback_row
 from serving import metrics
 from serving.access.keys import KeyRing
 from serving.routing.challenger import Challenger, Offered
@@ -106,14 +106,8 @@ class Router:
             log.error("%s", reason, exc_info=error)
             return self._fall_back(running, request, reason, start), {}
         asked = Asked(request.query, self.settings.store_queries, request.key_id)
-        row = decision_row(
-            routing,
-            running.release,
-            running.version,
-            asked,
-            time.perf_counter() - start,
-            stored.version if stored else None,
-        )
+        by = DecidedBy(running.version, running.release.digest, stored.version if stored else None)
+        row = decision_row(routing, by, asked, time.perf_counter() - start)
         self._keep(row)
         decision = routing.decision
         self.budget.note(decision)
@@ -197,9 +191,8 @@ class Router:
             wtp = running.release.manifest.defaults.willingness_to_pay
         asked = Asked(request.query, self.settings.store_queries, request.key_id)
         version = running.version if running else None
-        row = fallback_row(
-            ranking[0], reason, wtp or 0.0, asked, time.perf_counter() - start, version
-        )
+        fallback = Fallback(ranking[0], reason, wtp or 0.0, version)
+        row = fallback_row(fallback, asked, time.perf_counter() - start)
         self._keep(row)
         metrics.fallbacks.labels(reason.partition(":")[0]).inc()
         entries = {entry.name: entry for entry in catalog.llms}

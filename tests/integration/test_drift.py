@@ -14,10 +14,11 @@ from logs import log_decisions
 from models.drift.alerts import read_rules
 from models.release.release import Release
 from monitoring.drift.alert_log import close_alert, list_alerts, read_alert
-from monitoring.drift.checks import Sizes, check_canary, check_drift, list_windows, waiting
-from monitoring.drift.window_rows import first_span, read_window, span
+from monitoring.drift.checks import Sizes, TooEarly, Watched, check_canary, check_drift, waiting
+from monitoring.drift.window_log import list_windows
+from monitoring.drift.window_rows import first_span, read_span, read_window
 from monitoring.learning.logged_votes import last_vote_before
-from monitoring.store.audit import note, read_audit
+from monitoring.store.audit import Step, note, read_audit
 from monitoring.store.decisions import insert_decisions
 from monitoring.store.feedback import insert_feedback
 from monitoring.store.releases import insert_releases, release_row
@@ -42,17 +43,17 @@ def send(engine: Engine, release: Release) -> Send:
 
 
 def look(engine: Engine, release: Release, **more: Any) -> Any:
-    return check_drift(engine, release.manifest, "1", RULES, SIZES, **more)
+    return check_drift(engine, Watched("1", release.manifest), RULES, SIZES, **more)
 
 
 def test_a_release_gathers_its_reference_first(
     engine: Engine, release: Release, send: Send
 ) -> None:
     send(150)
-    assert look(engine, release).said == "gathering the reference: 150 of 200 decisions"
+    assert look(engine, release).message == "gathering the reference: 150 of 200 decisions"
     assert waiting(engine, release.digest, SIZES) == (False, 0)
     send(99)
-    assert look(engine, release).said == "waiting for a window: 49 of 100 decisions"
+    assert look(engine, release).message == "waiting for a window: 49 of 100 decisions"
     assert list_windows(engine) == []
 
 
@@ -61,8 +62,8 @@ def test_without_drift_nothing_is_raised(engine: Engine, release: Release, send:
     for _ in range(3):
         send(100)
         assert waiting(engine, release.digest, SIZES)[0]
-        found = look(engine, release)
-        assert (found.span.decisions, found.alerts) == (100, {})
+        checked = look(engine, release)
+        assert (checked.compared.span.decisions, checked.alerts) == (100, {})
     windows = list_windows(engine)
     assert [row["decisions"] for row in windows] == [100, 100, 100]
     assert windows[0]["after"] == windows[1]["upto"]
@@ -76,8 +77,8 @@ def test_a_worse_llm_is_raised_once_with_its_evidence(
     send(100)
     look(engine, release)
     rows = send(100, worse=0.4)
-    found = look(engine, release)
-    names = {(s.alert, s.subject) for s in found.alerts.values()}
+    checked = look(engine, release)
+    names = {(s.alert, s.subject) for s in checked.alerts.values()}
     chosen = {row["llm"] for row in rows}
     assert names <= {("predictor-drift", name) for name in chosen}
     assert names
@@ -104,8 +105,8 @@ def test_two_looks_at_once_find_one_window(engine: Engine, release: Release, sen
 
     send(300)
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: look(engine, release), range(2)))
-    assert sorted(f.window_id is None for f in found) == [False, True]
+        checked = list(pool.map(lambda _: look(engine, release), range(2)))
+    assert sorted(isinstance(f, TooEarly) for f in checked) == [False, True]
     assert len(list_windows(engine)) == 1
 
 
@@ -115,21 +116,21 @@ def test_what_waits_too_long_is_looked_at_however_little(
     send(200)
     yesterday = (datetime.now(UTC) - timedelta(hours=25)).isoformat()
     send(10, decided_at=yesterday)
-    found = look(engine, release)
-    assert found.span.decisions == 10
-    assert not any(s.lit for s in found.signals)
+    checked = look(engine, release)
+    assert checked.compared.span.decisions == 10
+    assert not any(s.lit for s in checked.compared.signals)
     send(3)
-    assert look(engine, release).window_id is None
-    assert look(engine, release, force=True).span.decisions == 3
+    assert isinstance(look(engine, release), TooEarly)
+    assert look(engine, release, force=True).compared.span.decisions == 3
 
 
 def test_a_window_without_feedback_or_answers(engine: Engine, release: Release, send: Send) -> None:
     send(200)
     insert_decisions(engine, [{**row, "unseen_score": 0.5} for row in decide(release, 100)])
-    found = look(engine, release)
-    assert found.window.rows["reward"].isna().all()
-    assert found.window.rows["observed_tokens"].isna().all()
-    assert {s.alert for s in found.signals if s.lit} <= {"feedback-drying-up"}
+    checked = look(engine, release)
+    assert checked.compared.window.rows["reward"].isna().all()
+    assert checked.compared.window.rows["observed_tokens"].isna().all()
+    assert {s.alert for s in checked.compared.signals if s.lit} <= {"feedback-drying-up"}
 
 
 def test_a_large_window_is_sampled_alike_each_time(
@@ -138,7 +139,7 @@ def test_a_large_window_is_sampled_alike_each_time(
     monkeypatch.setattr("monitoring.drift.window_rows.MOST_ROWS", 60)
     send(300)
     with engine.connect() as connection:
-        first = span(connection, release.digest, 0)
+        first = read_span(connection, release.digest, 0)
         assert first is not None
         one, again = (read_window(connection, first, release.manifest.catalog) for _ in range(2))
     assert one.total == 300
@@ -180,8 +181,8 @@ def test_a_canary_is_held_against_the_champion_meanwhile(
     for _ in range(4):
         send(40)
         send(40, worse=0.5, release_digest=canary.digest)
-    checked = check_canary(engine, canary.manifest, "2", release.digest, RULES, SIZES)
-    assert checked.alerts is not None
+    checked = check_canary(engine, Watched("2", canary.manifest), release.digest, RULES, SIZES)
+    assert not isinstance(checked, TooEarly)
     assert {s.alert for s in checked.alerts.values()} == {"predictor-drift"}
     assert list_alerts(engine)[0]["release_version"] == "2"
 
@@ -192,7 +193,7 @@ def test_alerts_are_closed_with_what_came_of_it(
     send(200)
     send(100, unseen=0.5)
     (number,) = look(engine, release).alerts
-    note(engine, "refit", "because", "done", number, {"rows": 3})
+    note(engine, Step("refit", "because", "done", number, {"rows": 3}))
     close_alert(engine, number, "release 2, challenger")
     row = read_alert(engine, number)
     assert (row["state"], row["outcome"]) == ("closed", "release 2, challenger")

@@ -27,7 +27,7 @@ from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
 from infra.registry.registry import Registry
 from models.data.evaluation_set import EvaluationSet
 from monitoring.store.answers import read_answer, spent_this_month
-from monitoring.store.keys import create_key, open_access, revoke_key
+from monitoring.store.keys import KeyOptions, create_key, open_access, revoke_key
 from processes import start, stop, wait_for
 from serving.gateway.breaker import FAILURES, OPEN_SECONDS
 
@@ -634,8 +634,8 @@ def test_keys_are_asked_for_once_there_are_any(running: Running, simulated: Eval
     engine = connect(running.database)
     _, route = create_key(engine, "app", ["route"])
     _, admin = create_key(engine, "ops", ["admin"])
-    _, hasty = create_key(engine, "hasty", ["route"], requests_per_minute=2)
-    _, poor = create_key(engine, "poor", ["route"], monthly_budget_usd=1e-9)
+    _, hasty = create_key(engine, "hasty", ["route"], KeyOptions(requests_per_minute=2))
+    _, poor = create_key(engine, "poor", ["route"], KeyOptions(monthly_budget_usd=1e-9))
     try:
         wait_for(lambda: running.chat().status_code == 401, 10)
         body = {"model": "mixllm", "messages": asked()}
@@ -672,7 +672,7 @@ def test_thirty_requests_at_once_do_not_pass_a_budget(running: Running) -> None:
     cost = running.chat(model="sim-nano").json()["mixllm"]["cost_usd"]
     budget = 8 * cost
     engine = connect(running.database)
-    key, secret = create_key(engine, "capped", ["route"], monthly_budget_usd=budget)
+    key, secret = create_key(engine, "capped", ["route"], KeyOptions(monthly_budget_usd=budget))
     headers = {"authorization": f"Bearer {secret}"}
     body = {"model": "sim-nano", "messages": asked()}
     try:

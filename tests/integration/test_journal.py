@@ -18,10 +18,12 @@ from models.errors import StoreError
 from models.release.release import Release
 from monitoring.drift.alert_log import read_alert
 from monitoring.drift.refused_rows import raise_alert
-from monitoring.store.audit import note, read_audit
+from monitoring.store.audit import Step, note, read_audit
 from monitoring.store.dead_letters import DeadLetter
 from monitoring.store.decisions import (
     Asked,
+    DecidedBy,
+    Fallback,
     _decoded,
     count_decisions,
     decision_row,
@@ -43,7 +45,7 @@ from votes import vote
 
 
 def row(number: int = 0) -> dict[str, Any]:
-    return fallback_row("a", "a test", 0.01, Asked(f"query {number}", "full"), 0.001, "1")
+    return fallback_row(Fallback("a", "a test", 0.01, "1"), Asked(f"query {number}", "full"), 0.001)
 
 
 class Database:
@@ -134,8 +136,8 @@ time.sleep(60)
 def test_rows_of_a_killed_process_are_taken_over(database: Database, tmp_path: Path) -> None:
     folder = tmp_path / "journal"
     (tmp_path / "tests_row.py").write_text(
-        "from monitoring.store.decisions import Asked, fallback_row\n"
-        "def row(i): return fallback_row('a', 'k', 0.01, Asked(f'q{i}', 'full'), 0.001, '1')\n"
+        "from monitoring.store.decisions import Asked, Fallback, fallback_row\n"
+        "def row(i): return fallback_row(Fallback('a', 'k', 0.01, '1'), Asked(f'q{i}', 'full'), 0.001)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(folder)],
@@ -357,10 +359,10 @@ def test_dead_letters_raise_one_alert_until_it_has_cooled_down(
 def test_text_that_postgres_cannot_hold_enters_nowhere_as_it_is(engine: Engine) -> None:
     with pytest.raises(StoreError, match="printable"):
         create_key(engine, "a\x00key\ud800", ["route"])
-    note(engine, "what\x00", "why", "result", evidence={"told\x00": ["\ud800"]})
+    note(engine, Step("what\x00", "why", "result", evidence={"text\x00": ["\ud800"]}))
     assert list_keys(engine) == []
     (line,) = (line for line in read_audit(engine) if line["what"] == "what\ufffd")
-    assert line["evidence"] == {"told\ufffd": ["?"]}
+    assert line["evidence"] == {"text\ufffd": ["?"]}
 
 
 def test_ids_are_ordered_by_time_and_distinct() -> None:
@@ -382,7 +384,9 @@ def test_only_what_privacy_allows_is_stored(
 ) -> None:
     release = Release.load(release_folder)
     query = "Compute 1 + 1.\x00 \ud800"
-    made = decision_row(release.route(query), release, "3", Asked(query, privacy, "key"), 0.01)
+    made = decision_row(
+        release.route(query), DecidedBy("3", release.digest), Asked(query, privacy, "key"), 0.01
+    )
     insert_decisions(engine, [made])
     stored = read_decision(engine, UUID(made["id"]))
     assert stored is not None

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from infra.database import connect
 from infra.settings import Settings
-from monitoring.store.keys import create_key, open_access, require_keys, revoke_key
+from monitoring.store.keys import KeyOptions, create_key, open_access, require_keys, revoke_key
 from monitoring.store.schema import migrate
 from processes import wait_for
 from serving.access.keys import KeyRing
@@ -259,7 +259,7 @@ def test_the_key_of_the_settings_needs_no_database(tmp_path: Path) -> None:
 
 
 def test_what_was_spent_is_known_without_postgres(rings: Rings, engine: Engine) -> None:
-    key, secret = create_key(engine, "app", ["route"], monthly_budget_usd=1.0)
+    key, secret = create_key(engine, "app", ["route"], KeyOptions(monthly_budget_usd=1.0))
     ring = rings.start(engine)
     wait_for(lambda: ring.admit({"x-api-key": secret}, "route"), 5)
     ring.settle(key.id, "decision", 1.0)
@@ -292,7 +292,7 @@ def test_a_copy_that_cannot_be_written_stops_nobody(rings: Rings, engine: Engine
 
 
 def test_the_rate_says_how_long_to_wait(rings: Rings, engine: Engine) -> None:
-    _, secret = create_key(engine, "app", ["route"], requests_per_minute=1)
+    _, secret = create_key(engine, "app", ["route"], KeyOptions(requests_per_minute=1))
     ring = rings.start(engine)
     assert status(ring, secret) == 200
     with pytest.raises(Refused) as caught:

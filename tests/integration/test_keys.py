@@ -12,6 +12,7 @@ from mixllm import cli
 from models.errors import StoreError
 from monitoring.store.answers import insert_answers, month_start, read_answer, spent_this_month
 from monitoring.store.keys import (
+    KeyOptions,
     create_key,
     hash_key,
     list_keys,
@@ -25,7 +26,7 @@ from monitoring.store.tables import api_keys
 
 
 def test_a_key_is_kept_as_a_hash_alone(engine: Engine) -> None:
-    key, secret = create_key(engine, "app", ["route"], 60, 10.0)
+    key, secret = create_key(engine, "app", ["route"], KeyOptions(60, 10.0))
     assert re.fullmatch(rf"mixllm-{key.id}-[\w-]{{43}}", secret)
     assert valid_keys(engine) == [key]
     assert key.sha256 == hash_key(secret)
@@ -116,7 +117,7 @@ def test_a_keys_name_can_be_read(engine: Engine, name: str) -> None:
 @pytest.mark.parametrize("budget", [float("nan"), float("inf"), -1.0])
 def test_a_budget_is_an_amount(engine: Engine, budget: float) -> None:
     with pytest.raises(StoreError, match="monthly"):
-        create_key(engine, "app", ["route"], monthly_budget_usd=budget)
+        create_key(engine, "app", ["route"], KeyOptions(monthly_budget_usd=budget))
     assert list_keys(engine) == []
 
 

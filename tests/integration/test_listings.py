@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from mixllm import cli
 from monitoring.store.journals import JOURNALS
-from monitoring.store.keys import create_key
+from monitoring.store.keys import KeyOptions, create_key
 from processes import free_port
 
 RUNNER = CliRunner()
@@ -25,7 +25,7 @@ def home(
     monkeypatch.setenv("MIXLLM_DATABASE_URL", empty_database)
     for name in ("PORT", "MLFLOW_PORT", "PREFECT_PORT", "EVIDENTLY_PORT"):
         monkeypatch.setenv(f"MIXLLM_{name}", str(free_port()))
-    create_key(engine, "team", ["route"], requests_per_minute=5)
+    create_key(engine, "team", ["route"], KeyOptions(requests_per_minute=5))
     return tmp_path
 
 

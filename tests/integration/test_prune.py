@@ -15,7 +15,13 @@ from sqlalchemy import Engine, text
 from infra.settings import Settings
 from monitoring.retention import prune, remove_copies
 from monitoring.store.answers import insert_answers, spent_this_month
-from monitoring.store.decisions import Asked, fallback_row, insert_decisions, read_decision
+from monitoring.store.decisions import (
+    Asked,
+    Fallback,
+    fallback_row,
+    insert_decisions,
+    read_decision,
+)
 from monitoring.store.feedback import INSERT_LOCK, insert_feedback
 from votes import vote
 
@@ -23,7 +29,7 @@ NO_RELEASES: Any = SimpleNamespace(alias=lambda _: None)
 
 
 def decision(engine: Engine, days: float) -> dict[str, Any]:
-    row = fallback_row("a", "a test", 0.01, Asked("query", "none"), 0.001, "1")
+    row = fallback_row(Fallback("a", "a test", 0.01, "1"), Asked("query", "none"), 0.001)
     row["decided_at"] = (datetime.now(UTC) - timedelta(days=days)).isoformat()
     insert_decisions(engine, [row])
     return row

@@ -30,8 +30,8 @@ from models.predictors.predictor import Predictor
 from models.release.change import replace_defaults
 from models.release.manifest import read_manifest
 from models.release.release import Release
-from monitoring.drift.alert_log import list_alerts, open_alert
-from monitoring.drift.checks import list_windows
+from monitoring.drift.alert_log import NewAlert, list_alerts, open_alert
+from monitoring.drift.window_log import list_windows
 from monitoring.learning.learner import learn
 from monitoring.learning.policy_states import list_states
 from monitoring.store.audit import read_audit
@@ -117,7 +117,7 @@ def test_without_a_champion_what_is_scheduled_does_nothing(
 ) -> None:
     monkeypatch.setenv("MIXLLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MIXLLM_DATABASE_URL", empty_database)
-    assert check_drift_flow()["said"].startswith("no release is champion yet")
+    assert check_drift_flow()["message"].startswith("no release is champion yet")
     assert learn_from_feedback()["votes"] == 0
     assert probe() == {}
     assert repair() == {"closed": [], "waiting": []}
@@ -278,7 +278,7 @@ def test_a_cascade_raises_beta_and_what_only_people_can_mend_is_told(platform: P
     with platform.engine.begin() as connection:
         for name in ("latency-cascade", "cost-above-forecast"):
             signal = Signal(name, None, "x", 0.1, 0.9, 0.8, 0.15, 1e-9, 100, True)
-            open_alert(connection, signal, "propose", 1, 0, release)
+            open_alert(connection, NewAlert(signal, "propose", *release, window_id=1))
     cascade, dear = (text for _, text in repair()["closed"])
     assert dear == "people were told; nothing is repaired by itself"
     version = platform.alias(CHALLENGER)
@@ -292,7 +292,7 @@ def test_an_alert_about_another_release_than_the_champion_mends_nothing(
 ) -> None:
     with platform.engine.begin() as connection:
         signal = Signal("latency-cascade", None, "x", 0.1, 0.9, 0.8, 0.15, 1e-9, 100, True)
-        open_alert(connection, signal, "act", 1, 0, ("another", "7"))
+        open_alert(connection, NewAlert(signal, "act", "another", "7", window_id=1))
     assert repair()["closed"] == [[1, "release 7 is not champion: nothing to mend"]]
     assert platform.alias(CHALLENGER) is None
 

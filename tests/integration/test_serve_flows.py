@@ -17,7 +17,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from flows import serve
 from flows.deployments import Deployment
-from flows.serve import catch_up, find, runs, to_serve
+from flows.serve import catch_up, find, read_runs, to_serve
 
 
 @flow(name="nothing")  # type: ignore[untyped-decorator]
@@ -104,4 +104,4 @@ def test_missed_runs_are_caught_up_once(client: SyncPrefectClient) -> None:
     ]  # fmt: skip
     catch_up(client, found, alone=True)
     assert client.read_flow_run(running).state.type == StateType.CRASHED
-    assert runs(client, found, (StateType.RUNNING,)) == []
+    assert read_runs(client, found, (StateType.RUNNING,)) == []

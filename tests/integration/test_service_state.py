@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from infra.settings import Settings
 from monitoring.drift.alert_log import list_alerts
-from monitoring.store.decisions import Asked, count_decisions, fallback_row
+from monitoring.store.decisions import Asked, Fallback, count_decisions, fallback_row
 from monitoring.store.journals import JOURNALS
 
 pytestmark = pytest.mark.filterwarnings("ignore:bentoml.metrics module:DeprecationWarning")
@@ -38,7 +38,7 @@ def test_garbage_in_every_journal_neither_stops_the_start_nor_the_rows_after_it(
     from serving.http.responses import journal_summary
 
     assert state.decision_log.recall() == []
-    row = fallback_row("a", "a test \x00", 0.01, Asked("query", "full"), 0.001, "1")
+    row = fallback_row(Fallback("a", "a test \x00", 0.01, "1"), Asked("query", "full"), 0.001)
     state.decision_log.keep({**row, "llm": "\ud800"})
     kept, _ = state.decision_log.rows_of(UUID(row["id"]))
     assert kept["llm"] == "?"
@@ -61,7 +61,7 @@ def test_a_decision_that_cannot_be_written_is_counted_and_fails_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    row = fallback_row("a", "a test", 0.01, Asked("query", "full"), 0.001, "1")
+    row = fallback_row(Fallback("a", "a test", 0.01, "1"), Asked("query", "full"), 0.001)
     monkeypatch.setattr(state.journals["decisions"], "append", full)
     state.decision_log.keep(row)
     assert journal_summary(state)["rows_lost"]["decisions"] == 1

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from models.learning.policy_state import PolicyState
 from models.release.release import Release
 from monitoring.learning.learner import Subject
-from monitoring.store.decisions import Asked, decision_row, insert_decisions, new_id
+from monitoring.store.decisions import Asked, DecidedBy, decision_row, insert_decisions, new_id
 from monitoring.store.feedback import insert_feedback
 from monitoring.store.releases import Parts, insert_releases, release_row
 
@@ -29,7 +29,10 @@ def decide(release: Release, count: int, key_id: str | None = None) -> list[dict
     routings = [release.route(query) for query in QUERIES]
     return [
         decision_row(
-            routings[i % len(routings)], release, "1", Asked(QUERIES[0], "hash", key_id), 0.001
+            routings[i % len(routings)],
+            DecidedBy("1", release.digest),
+            Asked(QUERIES[0], "hash", key_id),
+            0.001,
         )
         for i in range(count)
     ]

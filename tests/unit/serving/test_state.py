@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.settings import Settings
-from monitoring.store.decisions import Asked, fallback_row, new_id
+from monitoring.store.decisions import Asked, Fallback, fallback_row, new_id
 
 pytestmark = pytest.mark.filterwarnings("ignore:bentoml.metrics module:DeprecationWarning")
 
@@ -29,7 +29,7 @@ def state(tmp_path: Path, engine: Engine) -> Iterator[Any]:
 
 
 def decision(key_id: str | None = "team") -> dict[str, Any]:
-    return fallback_row("a", "a test", 0.01, Asked("query", "full", key_id), 0.001, "1")
+    return fallback_row(Fallback("a", "a test", 0.01, "1"), Asked("query", "full", key_id), 0.001)
 
 
 def answer(row: dict[str, Any], llm: str = "a") -> dict[str, Any]:

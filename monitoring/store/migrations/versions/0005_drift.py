@@ -14,7 +14,7 @@ branch_labels = None
 depends_on = None
 
 
-def when(name: str, nullable: bool = False) -> sa.Column[datetime]:
+def when(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
     return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)
 
 

@@ -24,7 +24,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 
 def segment(tmp_path: Path, synced: bool = True) -> Segment:
-    return Segment(tmp_path / "s.jsonl", synced)
+    return Segment(tmp_path / "s.jsonl", synced=synced)
 
 
 @pytest.mark.parametrize("synced", [True, False])
