@@ -37,9 +37,9 @@ from models.evaluation.predictor_report import (
     plot_reports,
     report_text,
 )
-from models.predictors.fitting import Fitted, steps
+from models.predictors.fitting import Fitted, NewMaps, steps
 from models.predictors.predictor import Predictor
-from models.release.build import build_release
+from models.release.build import Remarks, build_release
 from models.release.probes import PROBES
 from models.training_options import TrainingOptions
 
@@ -131,7 +131,7 @@ def fit(
 ) -> FittedRouter:
     """A predictor per candidate, over maps that all share, and how far they hold true."""
     with progress_artifact("predictors", steps(families), "fits") as advance:
-        return FittedRouter.fit(data, inputs, encoder, families, progress=advance)
+        return FittedRouter.fit(data, inputs, encoder, maps=NewMaps(families, advance))
 
 
 @task(name="assemble", cache_policy=NO_CACHE)
@@ -150,8 +150,9 @@ def assemble(
         router,
         Domains().fit(router.inputs.embeddings, tagged.tags.tags, tagged.clusters),
         probes=queries[:: max(1, len(queries) // PROBES)][:PROBES],
-        notes=left_out(router.data.catalog, router.fitted),
-        flagged=flags_of(evaluation.reports),
+        remarks=Remarks(
+            notes=left_out(router.data.catalog, router.fitted), flagged=flags_of(evaluation.reports)
+        ),
     )
 
 

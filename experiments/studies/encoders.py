@@ -43,6 +43,7 @@ from models.evaluation.measures import MEASURES, Routed, drawn_measures, interva
 from models.evaluation.willingness import willingness_grid
 from models.markdown_table import markdown_table
 from models.predictors.families import DEFAULT_FAMILIES, FAMILIES
+from models.predictors.fitting import NewMaps
 from models.queries.form import query_forms
 
 RESULTS: Final = Path(__file__).parents[2] / "benchmarks" / "results" / "encoders.jsonl"
@@ -204,7 +205,7 @@ class Bench:
     ) -> dict[str, Any]:
         names, kept, _ = comparable(part.train, part.test)
         rows = part.test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()
-        router = FittedRouter.fit(part.train, train, "benchmark", self.families, names)
+        router = FittedRouter.fit(part.train, train, "benchmark", names, NewMaps(self.families))
         predictors = router.predictors
         compiled = router.compiled(catalog=part.test.catalog)
         estimates = compiled.estimate(test[rows])
@@ -212,7 +213,10 @@ class Bench:
         grid = willingness_grid(part.train.matrix("cost_usd", names))
         routed = outcome_of(sweep(estimates, grid, 0.0), cost, quality)
         drawn = drawn_measures(
-            {"router": routed}, oracle_of(grid, cost, quality), cost, quality, DRAWS
+            {"router": routed},
+            oracle_of(grid, cost, quality),
+            Routed(cost.T, quality.T),
+            draws=DRAWS,
         )
         predicted = np.column_stack([p.predict(test[rows])[0] for p in predictors])
         sources = kept.queries["source"].to_numpy()
@@ -240,7 +244,7 @@ def source_measures(
     """AIQ, gap closed and AUC on the test queries of one source."""
     part = Routed(routed.cost[:, rows], routed.quality[:, rows])
     oracle = oracle_of(grid, cost[rows], quality[rows])
-    drawn = drawn_measures({"router": part}, oracle, cost[rows], quality[rows], draws=0)
+    drawn = drawn_measures({"router": part}, oracle, Routed(cost[rows].T, quality[rows].T), draws=0)
     return {
         "queries": int(rows.sum()),
         "auc": mean_auc(predicted[rows], quality[rows]),

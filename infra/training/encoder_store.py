@@ -50,10 +50,10 @@ def built_encoder(
     from models.encoder_tuning.build import build_encoder, encoder_identity
 
     kind = "tuned" if tune else "frozen"
-    folder = home / "encoders" / f"{kind}-{encoder_identity(data, settings, tune)[:16]}"
+    folder = home / "encoders" / f"{kind}-{encoder_identity(data, settings, tune=tune)[:16]}"
     with _lock(folder):
         if not (folder / CONFIG_FILE).is_file():
-            build_encoder(folder, data, settings, tune, progress)
+            build_encoder(folder, data, settings, tune=tune, progress=progress)
     return folder
 
 

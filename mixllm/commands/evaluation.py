@@ -61,13 +61,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the router on unseen queries, beside every baseline; registers nothing."""
+    from models.evaluation.evaluate import EvaluationOptions
     from models.evaluation.evaluate import evaluate as measure
     from models.evaluation.plots import plot_curves
     from models.evaluation.predictor_report import plot_reports
 
     options = options_of(tuning, encoder, tagger, domains, families)
     router, test, test_inputs = fitted(data, test_data, quarantine, options)
-    evaluation = measure(router, test, test_inputs, beta, paper=paper)
+    evaluation = measure(router, test, test_inputs, EvaluationOptions(beta, paper=paper))
     for path in filter(None, (out, choices, plot, plot_predictors)):
         path.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(evaluation.results, indent=2) + "\n")
@@ -136,7 +137,7 @@ def fitted(
     from models.encoder.onnx import encoder_digest
     from models.evaluation.fitted_router import FittedRouter
     from models.evaluation.preconditions import check_training, training_split
-    from models.predictors.fitting import steps
+    from models.predictors.fitting import NewMaps, steps
     from models.training_options import read_options
 
     first = read_evaluation_set(data, quarantine)
@@ -161,7 +162,9 @@ def fitted(
             inputs.append(training_steps.embed(queries, folder, settings, advance))
     digest = encoder_digest(folder)
     with progress_bar("fitting predictors", steps(options.families), "fit") as advance:
-        router = FittedRouter.fit(training, inputs[0], digest, options.families, progress=advance)
+        router = FittedRouter.fit(
+            training, inputs[0], digest, maps=NewMaps(options.families, advance)
+        )
     return router, test, inputs[1]
 
 

@@ -170,7 +170,7 @@ def measured(value: Any) -> float:
 
 
 def convert(
-    values: Any, cell: Callable[[Any], Any], numbers: bool
+    values: Any, cell: Callable[[Any], Any], *, numbers: bool
 ) -> tuple[list[Any] | np.ndarray, list[tuple[int, str]]]:
     """A column's cells converted: (values, with None or NaN for bad ones; (index, why) of those).
 

@@ -92,7 +92,9 @@ def clipped(value: Any) -> str:
     return shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]}…"
 
 
-def records(found: pd.DataFrame, raw: Mapping[str, RawTable], unread: bool) -> list[dict[str, Any]]:
+def records(
+    found: pd.DataFrame, raw: Mapping[str, RawTable], *, unread: bool
+) -> list[dict[str, Any]]:
     """What the quarantine file says of each problem, the row as written with it. unread: whether
     rows that could not be read are among them."""
     rows = []

@@ -141,7 +141,7 @@ def checked(
             shown = with_places(found, raw)
             raise EvaluationSetError(summary(shown, name, names), problems=shown)
         count += unread + int(found[["table", "index"]].drop_duplicates().shape[0])
-        aside += records(found, raw, unread > 0)
+        aside += records(found, raw, unread=unread > 0)
         asked = asked.loc[~asked.index.isin(found.loc[found["table"] == "queries", "index"])]
         gone = found.loc[found["table"] == "outcomes", "index"]
         answered = answered.loc[~answered.index.isin(gone)]
@@ -182,7 +182,7 @@ def typed(table: RawTable, columns: Sequence[str], name: str) -> tuple[pd.DataFr
         if values is None:
             out[column] = UNKNOWN_SOURCE if column == "source" else np.nan
             continue
-        converted, bad = cells.convert(values, CELLS[column], column in NUMBER_COLUMNS)
+        converted, bad = cells.convert(values, CELLS[column], numbers=column in NUMBER_COLUMNS)
         out[column] = converted if column in NUMBER_COLUMNS else pd.Series(converted, dtype=object)
         problems += [(name, index, column, why) for index, why in bad]
     return out, pd.DataFrame(problems, columns=list(PROBLEM_COLUMNS))

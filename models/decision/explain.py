@@ -49,7 +49,7 @@ def _row(decision: Decision, i: int) -> dict[str, Any]:
     }
 
 
-def _switch(decision: Decision, cheaper: bool) -> dict[str, Any] | None:
+def _switch(decision: Decision, *, cheaper: bool) -> dict[str, Any] | None:
     """The nearest willingness to pay at which another candidate would win.
 
     The score is a line in x = 1/λ with slope −cost, so a cheaper candidate overtakes as λ falls and

@@ -72,7 +72,7 @@ class Request:
     first_token: float | None = None
 
     @classmethod
-    def of(cls, entry: Candidate, response_tokens: float, watched: bool = True) -> Request:
+    def of(cls, entry: Candidate, response_tokens: float, *, watched: bool = True) -> Request:
         """A request to a candidate, with the times that its catalog entry foresees."""
         first = entry.time_to_first_token
         return cls(first + response_tokens / entry.tokens_per_second, first, watched)
@@ -108,7 +108,7 @@ class CandidateQueue:
             request.first_token = now - request.started
             self._learn_waiting(request, now)
 
-    def finish(self, identity: str, now: float, learn: bool = True) -> None:
+    def finish(self, identity: str, now: float, *, learn: bool = True) -> None:
         """It was answered, or given up; learn: whether its time says something of the endpoint."""
         request = self.requests.pop(identity, None)
         if request is None:
@@ -233,9 +233,9 @@ class WaitingTracker:
         with self._lock:
             self._queue(llm).first_token(identity, now)
 
-    def finish(self, llm: str, identity: str, now: float, learn: bool = True) -> None:
+    def finish(self, llm: str, identity: str, now: float, *, learn: bool = True) -> None:
         with self._lock:
-            self._queue(llm).finish(identity, now, learn)
+            self._queue(llm).finish(identity, now, learn=learn)
 
     def in_flight(self, llm: str) -> int:
         with self._lock:

@@ -111,52 +111,71 @@ def predictor_drift(
     reference: Window, window: Window, recent: Window, threshold: float
 ) -> Iterator[Signal]:
     """A candidate's observed quality or tokens leave its predictions: was it updated upstream?"""
-    yield from _by_candidate(
-        "predictor-drift", "quality", "observed quality less predicted", reference, window, recent,
-        threshold, 1.0,
-    )  # fmt: skip
-    yield from _by_candidate(
-        "predictor-drift", "tokens", "log of observed tokens over predicted", reference, window, recent,
-        threshold, TOKENS_SCALE,
-    )  # fmt: skip
+    for residual in (QUALITY, TOKENS):
+        yield from _by_candidate(residual, reference, window, recent, threshold)
 
 
 def slower(reference: Window, window: Window, recent: Window, threshold: float) -> Iterator[Signal]:
     """A candidate takes longer than the same answers took it, beyond what all others do."""
-    yield from _by_candidate(
-        "slower-than-foreseen", "seconds", "log of its seconds over the catalog's, beyond others'",
-        reference, window, recent, threshold, 1.0, "greater",
-    )  # fmt: skip
+    yield from _by_candidate(SECONDS, reference, window, recent, threshold)
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What is observed of a candidate against what was predicted.
+
+    alert: raised when it moves.
+    column: of ``residuals``.
+    what: the figure, in words.
+    scale: what the effect is multiplied by, to be in the threshold's units.
+    """
+
+    alert: str
+    column: str
+    what: str
+    scale: float = 1.0
+    side: Side = "two-sided"
+
+
+QUALITY: Final = Residual("predictor-drift", "quality", "observed quality less predicted")
+TOKENS: Final = Residual(
+    "predictor-drift", "tokens", "log of observed tokens over predicted", TOKENS_SCALE
+)
+SECONDS: Final = Residual(
+    "slower-than-foreseen",
+    "seconds",
+    "log of its seconds over the catalog's, beyond others'",
+    side="greater",
+)
 
 
 def _by_candidate(
-    alert: str,
-    column: str,
-    what: str,
-    reference: Window,
-    window: Window,
-    recent: Window,
-    threshold: float,
-    scale: float,
-    side: Side = "two-sided",
+    residual: Residual, reference: Window, window: Window, recent: Window, threshold: float
 ) -> Iterator[Signal]:
-    """Welch's test of one residual, a candidate at a time; from the recent rows where the window has too
-    few. scale: what the effect is multiplied by, to be in the threshold's units."""
+    """Welch's test of one residual, a candidate at a time; from the recent rows where the window has
+    too few."""
     for name in sorted({*window.llms, *recent.llms}):
-        before, now = _residual(reference, name, column), _residual(window, name, column)
+        before = _values(reference, name, residual.column)
+        now = _values(window, name, residual.column)
         if len(now) < LEAST_ROWS:
-            now = _residual(recent, name, column)
+            now = _values(recent, name, residual.column)
         if len(now) < LEAST_ROWS or len(before) < LEAST_ROWS:
             continue
-        p = welch(now, before, side)
         moved = float(now.mean() - before.mean())
-        effect = scale * (abs(moved) if side == "two-sided" else moved)
         yield Signal(
-            alert, name, what, float(before.mean()), float(now.mean()), effect, threshold, p, len(now)
-        )  # fmt: skip
+            alert=residual.alert,
+            subject=name,
+            what=residual.what,
+            reference=float(before.mean()),
+            now=float(now.mean()),
+            effect=residual.scale * (abs(moved) if residual.side == "two-sided" else moved),
+            threshold=threshold,
+            p_value=welch(now, before, residual.side),
+            samples=len(now),
+        )
 
 
-def _residual(window: Window, name: str, column: str) -> np.ndarray:
+def _values(window: Window, name: str, column: str) -> np.ndarray:
     """A candidate's known values. Seconds: less the others' mean, where enough of them answered; what
     slows everybody, such as a busy gateway, is not this candidate's doing."""
     found = residuals(window.rows)[column]

@@ -17,6 +17,7 @@ from models.encoder.onnx import BATCH_SIZE, CARD_FILE, CONFIG_FILE, INT8, MIXED,
 from models.encoder_tuning.card import model_card
 from models.encoder_tuning.data import TuningData
 from models.encoder_tuning.export import (
+    Origin,
     export_encoder,
     quantise_encoder,
     replace_folder,
@@ -34,7 +35,7 @@ PROBES: Final = 256
 PRECISIONS: Final = (MIXED, INT8)
 
 
-def encoder_identity(data: TuningData, settings: TuningSettings, tune: bool) -> str:
+def encoder_identity(data: TuningData, settings: TuningSettings, *, tune: bool) -> str:
     """What an encoder depends on; the same identity is the same encoder."""
     # Untuned, only what it reads and the queries of the gate matter.
     depends = settings.model_dump() if tune else [settings.base_model, MAX_TOKENS]
@@ -47,6 +48,7 @@ def build_encoder(
     folder: Path,
     data: TuningData,
     settings: TuningSettings,
+    *,
     tune: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -73,9 +75,8 @@ def build_encoder(
             encoder.transformer,
             encoder.tokenizer,
             Path(name) / "float32",
-            settings.base_model,
             encoder.max_tokens,
-            split,
+            Origin(settings.base_model, split),
         )
         made = _gated(full, encoder, data, report)
         replace_folder(made, folder)

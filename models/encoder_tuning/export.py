@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -45,18 +46,31 @@ def resolved_model(name: str) -> str | Path:
     return packaged_model_folder() if name == PACKAGED else name
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where an encoder's weights come from.
+
+    base_model: a name, a folder or ``packaged``.
+    tuned: what ``encoder.json`` says of the tuning; ``held_share`` and ``seed`` at least.
+    """
+
+    base_model: str = PACKAGED
+    tuned: dict[str, Any] | None = None
+
+
+UNTUNED: Final = Origin()
+
+
 def export_encoder(
     transformer: Any,
     tokenizer: Any,
     folder: Path,
-    base_model: str = PACKAGED,
     max_tokens: int = MAX_TOKENS,
-    tuned: dict[str, Any] | None = None,
+    origin: Origin = UNTUNED,
 ) -> Path:
     """Write a BERT-like model as a float32 encoder folder (see ``OnnxEncoder``); returns the folder.
 
     transformer, tokenizer: as ``load_pretrained`` returns them, the first maybe tuned since.
-    tuned: what ``encoder.json`` says of the tuning; ``held_share`` and ``seed`` at least.
     The folder appears whole or not at all.
     """
     import torch
@@ -88,13 +102,13 @@ def export_encoder(
         tokenizer.backend_tokenizer.save(str(target / TOKENIZER_FILE))
         config = {
             "format_version": FORMAT_VERSION,
-            "base_model": PACKAGED_MODEL if base_model == PACKAGED else base_model,
+            "base_model": PACKAGED_MODEL if origin.base_model == PACKAGED else origin.base_model,
             "precision": "float32",
             "dimension": int(transformer.config.hidden_size),
             "max_tokens": max_tokens,
             "start_id": tokenizer.cls_token_id,
             "end_id": tokenizer.sep_token_id,
-            "tuned": tuned,
+            "tuned": origin.tuned,
         }
         (target / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
         replace_folder(target, folder)

@@ -51,6 +51,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class EvaluationOptions:
+    """How a router is compared.
+
+    beta: of the latency penalty; off by default, since the measures know quality and cost only.
+    draws: bootstrap resamples.
+    paper: whether the paper's own recipe is among the baselines; it takes minutes to fit.
+    """
+
+    beta: float = 0.0
+    draws: int = 1000
+    seed: int = 0
+    paper: bool = False
+
+
+DEFAULT_OPTIONS: Final = EvaluationOptions()
+
+
+@dataclass(frozen=True)
 class TestRows:
     """The test queries on which the candidates can be compared.
 
@@ -71,18 +89,10 @@ def evaluate(
     router: FittedRouter,
     test: EvaluationSet,
     test_inputs: QueryInputs,
-    beta: float = 0.0,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    paper: bool = False,
+    options: EvaluationOptions = DEFAULT_OPTIONS,
 ) -> Evaluation:
-    """Compare the router with every baseline, over the candidates that can be compared.
-
-    The measures know quality and cost only, so the latency penalty is off unless beta is given.
-    paper: whether the paper's own recipe is among the baselines; it takes minutes to fit.
-    """
-    train = router.data
+    """Compare the router with every baseline, over the candidates that can be compared."""
+    train, beta, seed = router.data, options.beta, options.seed
     names, kept, notes = comparable(train, test)
     reports = predictor_reports(router.fitted, train, test, test_inputs)
     kept_inputs = test_inputs[test.queries["query_id"].isin(kept.queries["query_id"]).to_numpy()]
@@ -92,14 +102,14 @@ def evaluate(
 
     estimates = router.compiled(names, test.catalog).estimate(kept_inputs)
     picks = sweep(estimates, grid, beta)
-    rivals, sizes = baseline_estimates(router, test, rows, seed, paper=paper)
+    rivals, sizes = baseline_estimates(router, test, rows, seed, paper=options.paper)
     routers = {
         "mixllm": outcome_of(picks, cost, quality),
         **{n: outcome_of(sweep(e, grid, beta), cost, quality) for n, e in rivals.items()},
         **unrouted(rows),
     }
     oracle = oracle_of(grid, cost, quality)
-    measures = compare(routers, oracle, cost, quality, draws=draws, seed=seed)
+    measures = compare(routers, oracle, Routed(cost.T, quality.T), draws=options.draws, seed=seed)
     results = {
         "training_set": train.name,
         "training_digest": train.digest,
@@ -193,8 +203,7 @@ def by_source(
         measures = compare(
             {name: routed.where(of_source) for name, routed in routers.items()},
             oracle.where(of_source),
-            rows.cost[of_source],
-            rows.quality[of_source],
+            Routed(rows.cost[of_source].T, rows.quality[of_source].T),
             draws=SOURCE_DRAWS,
             seed=seed,
         )

@@ -13,8 +13,7 @@ from models.decision.estimates import DecisionDefaults
 from models.encoder.inputs import QueryInputs
 from models.evaluation.calibration import Rows, choose_defaults
 from models.predictors.compiled import CompiledPredictors
-from models.predictors.families import DEFAULT_FAMILIES
-from models.predictors.fitting import Fitted, Progress, fit_predictors, shrinkage_of
+from models.predictors.fitting import NEW_MAPS, Fitted, NewMaps, fit_predictors, shrinkage_of
 from models.predictors.predictor import Predictor
 from models.predictors.shrinkage import Shrinkage
 
@@ -44,13 +43,11 @@ class FittedRouter:
         data: EvaluationSet,
         inputs: QueryInputs,
         encoder: str,
-        families: Sequence[str] = DEFAULT_FAMILIES,
         names: Sequence[str] | None = None,
-        progress: Progress = None,
+        maps: NewMaps = NEW_MAPS,
     ) -> FittedRouter:
-        """encoder: the digest of what embedded the queries. names: candidates, all by default.
-        progress: as of ``fit_predictors``. Raises ReleaseError."""
-        fitted = fit_predictors(data, inputs, encoder, names, families, progress=progress)
+        """As ``fit_predictors``, with maps of its own. Raises ReleaseError."""
+        fitted = fit_predictors(data, inputs, encoder, names, maps)
         return cls.of(data, inputs, fitted)
 
     @classmethod
@@ -75,6 +72,7 @@ class FittedRouter:
         self,
         names: Sequence[str] | None = None,
         catalog: Catalog | None = None,
+        *,
         shrunk: bool = True,
     ) -> CompiledPredictors:
         """What estimates queries. names: candidates, all by default. catalog: whose prices and speeds

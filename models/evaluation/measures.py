@@ -124,28 +124,25 @@ def measure(cost: np.ndarray, quality: np.ndarray, frame: Frame) -> Measures:
 def drawn_measures(
     routers: Mapping[str, Routed],
     oracle: Routed,
-    cost: np.ndarray,
-    quality: np.ndarray,
+    singles: Routed,
+    *,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """Name → (draws + 1, ``MEASURES``): every router's, ``zero``'s and ``oracle``'s measures on the
     rows as they are, then on each bootstrap resample; resamples are shared, so differences pair.
 
-    cost, quality: (n, L), the single candidates' true outcomes.
+    singles: the single candidates, each a setting of its own: (L, n).
     """
-    n = len(cost)
+    n = singles.cost.shape[1]
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws) / n
     weights = np.vstack([np.full((1, n), 1 / n), weights])
-    single_cost, single_quality = weights @ cost, weights @ quality
     means = {
         name: (weights @ routed.cost.T, weights @ routed.quality.T)
-        for name, routed in {**routers, "oracle": oracle}.items()
+        for name, routed in {**routers, "zero": singles, "oracle": oracle}.items()
     }
-    means["zero"] = (single_cost, single_quality)
-    table: dict[str, np.ndarray] = {
-        name: np.empty((draws + 1, len(MEASURES))) for name in [*routers, "zero", "oracle"]
-    }
+    single_cost, single_quality = means["zero"]
+    table: dict[str, np.ndarray] = {name: np.empty((draws + 1, len(MEASURES))) for name in means}
     for b in range(draws + 1):
         best = int(np.argmax(single_quality[b]))
         low, high = float(single_cost[b].min()), float(single_cost[b].max())
@@ -206,16 +203,16 @@ class Measured:
 def compare(
     routers: Mapping[str, Routed],
     oracle: Routed,
-    cost: np.ndarray,
-    quality: np.ndarray,
+    singles: Routed,
+    *,
     draws: int = 1000,
     seed: int = 0,
 ) -> dict[str, Measured]:
     """Every measure of every router, with 95 % bootstrap intervals over queries.
 
-    cost, quality: (n, L), the single candidates' true outcomes.
+    singles: the single candidates, each a setting of its own: (L, n).
     """
-    table = drawn_measures(routers, oracle, cost, quality, draws, seed)
+    table = drawn_measures(routers, oracle, singles, draws=draws, seed=seed)
     first = table[next(iter(routers))][:, 0]
     return {
         name: Measured(

@@ -19,6 +19,7 @@ from models.encoder.inputs import QueryInputs
 from models.markdown_table import markdown_table
 from models.predictors.fitting import Fitted
 from models.predictors.outcome_table import billed_tokens
+from models.predictors.predictor import Predictor
 
 BINS: Final = 10
 # Beyond chance, this much is still no reason to do anything.
@@ -69,41 +70,50 @@ def predictor_reports(
     fitted: Sequence[Fitted], train: EvaluationSet, test: EvaluationSet, inputs: QueryInputs
 ) -> list[PredictorReport]:
     """A report per candidate that answered any test query. inputs: the rows of ``test.queries``."""
-    names = [found.predictor.llm for found in fitted]
+    predictors = [fit.predictor for fit in fitted]
+    names = [predictor.llm for predictor in predictors]
     quality, tokens = test.matrix("quality", names), test.matrix("response_tokens", names)
     cost, prompt = test.matrix("cost_usd", names), test.matrix("prompt_tokens", names)
     sources = test.queries["source"].to_numpy()
     reports = []
-    for i, found in enumerate(fitted):
+    for i, predictor in enumerate(predictors):
         known = np.isfinite(quality[:, i])
         if not known.any():
             continue
-        predictor = found.predictor
-        foreseen, length, _ = predictor.predict(inputs[known])
+        predicted, length, _ = predictor.predict(inputs[known])
         prices = np.array([[predictor.input_price, predictor.output_price]])
         columns = (values[known, i][:, None] for values in (prompt, tokens, cost))
         billed = billed_tokens(prices, *columns)[:, 0]
-        counts = _training_counts(train, predictor.llm)
-        reports.append(
-            report_of(found, foreseen, quality[known, i], length, billed, sources[known], counts)
-        )
+        answers = UnseenAnswers(predicted, quality[known, i], length, billed, sources[known])
+        reports.append(report_of(predictor, answers, _training_counts(train, predictor.llm)))
     return reports
 
 
+@dataclass(frozen=True)
+class UnseenAnswers:
+    """A candidate's answers to n unseen queries, as predicted and as they came.
+
+    predicted, quality: (n,).
+    length, billed: (n,) response tokens, predicted and true.
+    sources: (n,) of the queries.
+    """
+
+    predicted: np.ndarray
+    quality: np.ndarray
+    length: np.ndarray
+    billed: np.ndarray
+    sources: np.ndarray
+
+
 def report_of(
-    found: Fitted,
-    predicted: np.ndarray,
-    truth: np.ndarray,
-    length: np.ndarray,
-    billed: np.ndarray,
-    sources: np.ndarray,
-    counts: dict[str, int],
+    predictor: Predictor, answers: UnseenAnswers, counts: dict[str, int]
 ) -> PredictorReport:
-    """predicted, truth: (n,) quality. length, billed: (n,) response tokens, predicted and true.
-    sources: (n,). counts: source → training queries that the candidate answered."""
+    """counts: source → training queries that the candidate answered."""
+    predicted, truth = answers.predicted, answers.quality
+    length, billed = answers.length, answers.billed
     n = len(truth)
     losses = (predicted - truth) ** 2
-    plain = (truth - found.predictor.metrics["mean_quality"]) ** 2
+    plain = (truth - predictor.metrics["mean_quality"]) ** 2
     variance = max(float(plain.mean()), 1e-12)
     skill = 1 - float(losses.mean()) / variance
     skill_threshold = -2 * float((losses - plain).std()) / n**0.5 / variance
@@ -122,9 +132,9 @@ def report_of(
         flags.append(f"response length {'under' if ratio < 1 else 'over'}estimated")
     if n < LEAST_QUERIES:
         flags.clear()
-    rows = int(found.predictor.metrics["rows"])
+    rows = int(predictor.metrics["rows"])
     return PredictorReport(
-        llm=found.predictor.llm,
+        llm=predictor.llm,
         training_rows=rows,
         queries=n,
         skill=skill,
@@ -137,7 +147,7 @@ def report_of(
         length_thresholds=within,
         reliability=reliability,
         flags=tuple(flags),
-        advice=_advice(rows, predicted - truth, sources, counts) if flags else "",
+        advice=_advice(rows, predicted - truth, answers.sources, counts) if flags else "",
     )
 
 

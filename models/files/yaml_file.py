@@ -42,7 +42,11 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - add_implicit_resolver fills it
 
-    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(
+        self,
+        node: MappingNode,
+        deep: bool = False,  # noqa: FBT001 - PyYAML's signature
+    ) -> dict[Hashable, Any]:
         seen: dict[Any, int] = {}
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):

@@ -42,6 +42,21 @@ MAX_NORM: Final = 1000.0
 KEPT: Final = 1.0 - 1.0 / 5000.0
 
 
+@dataclass(frozen=True)
+class Target:
+    """What a vote says of one candidate.
+
+    value: the reward less what the release predicted of it.
+    graded: learned by the squared error; else by REINFORCE.
+    replaced: the value of the vote that this one corrects; what that taught is made up for.
+    """
+
+    candidate: int
+    value: float
+    graded: bool
+    replaced: float | None = None
+
+
 @dataclass
 class FeedbackNetwork:
     """first: (d, HIDDEN), second: (HIDDEN, HIDDEN) float32. output: (COPIES, L, HIDDEN + 1) float64,
@@ -81,27 +96,18 @@ class FeedbackNetwork:
         kappa = np.divide(epsilon, variance + epsilon, out=np.zeros_like(f), where=epsilon > 0)
         return kappa * f, kappa
 
-    def learn(
-        self,
-        features: np.ndarray,
-        candidate: int,
-        target: float,
-        counts: np.ndarray,
-        graded: bool,
-        replaced: float | None = None,
-    ) -> None:
+    def learn(self, features: np.ndarray, vote: Target, counts: np.ndarray) -> None:
         """Learn from one vote on a query with these features.
 
-        target: the reward less what the release predicted of it. counts: (COPIES,) how often each copy
-        counts it, weight included. graded: by the squared error; else by REINFORCE. replaced: the
-        target of the vote that this one corrects; what that taught is made up for.
+        counts: (COPIES,) how often each copy counts it, weight included.
         """
+        candidate, replaced = vote.candidate, vote.replaced
         scores = self.output @ features
         step = max(LAST_STEP, FIRST_STEP / (1.0 + self.votes[candidate] / STEP_VOTES))
         baseline = scores[:, candidate] if replaced is None else np.full(COPIES, replaced)
-        moves = step * counts * np.clip(target - baseline, -MAX_ADVANTAGE, MAX_ADVANTAGE)
+        moves = step * counts * np.clip(vote.value - baseline, -MAX_ADVANTAGE, MAX_ADVANTAGE)
         self.output *= KEPT
-        if graded:
+        if vote.graded:
             self.output[:, candidate] += moves[:, None] * features
         else:
             raised = np.exp((scores - scores.max(axis=1, keepdims=True)) / TEMPERATURE)

@@ -18,7 +18,7 @@ from models.decision.estimates import Estimates
 from models.digest import digest_bytes
 from models.errors import PolicyError
 from models.learning import vote_scale
-from models.learning.feedback_network import FeedbackNetwork, copy_counts
+from models.learning.feedback_network import FeedbackNetwork, Target, copy_counts
 from models.learning.voters import Voters
 from models.predictors.compiled import CompiledPredictors
 from models.predictors.uncertainty import along
@@ -132,14 +132,8 @@ class PolicyState:
             self.judged[i] += 1.0
             self.predictions[i] += vote.predicted
         replaced = None if vote.replaced is None else (vote.replaced - foreseen) / slope
-        self.network.learn(
-            features,
-            i,
-            (vote.reward - foreseen) / slope,
-            weight * copy_counts(vote.decision),
-            vote.graded,
-            replaced,
-        )
+        target = Target(i, (vote.reward - foreseen) / slope, vote.graded, replaced)
+        self.network.learn(features, target, weight * copy_counts(vote.decision))
         self.rewards[i] += vote.reward - (vote.replaced or 0.0)
         self.counts["applied"] += 1
         self.counts["graded" if vote.graded else "binary"] += 1

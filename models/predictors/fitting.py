@@ -21,6 +21,7 @@ from models.predictors.uncertainty import DIRECTIONS, along, inverse_covariance
 from models.prices import token_cost
 
 FOLDS: Final = 5
+SEED: Final = 0
 Progress = Callable[[int], None] | None
 
 
@@ -34,30 +35,40 @@ class Fitted:
     tokens: np.ndarray
 
 
+@dataclass(frozen=True)
+class NewMaps:
+    """Maps to be learned from the rows at hand.
+
+    progress: called with 1 for each of ``steps``.
+    """
+
+    families: Sequence[str] = DEFAULT_FAMILIES
+    progress: Progress = None
+
+
+NEW_MAPS: Final = NewMaps()
+
+
 def fit_predictors(
     data: EvaluationSet,
     inputs: QueryInputs,
     encoder: str,
     names: Sequence[str] | None = None,
-    families: Sequence[str] = DEFAULT_FAMILIES,
-    maps: SharedMaps | None = None,
-    seed: int = 0,
-    progress: Progress = None,
+    maps: SharedMaps | NewMaps = NEW_MAPS,
 ) -> list[Fitted]:
     """Fit predictors on the queries that each candidate answered.
 
-    inputs: the rows of ``data.queries``. encoder: the digest of the encoder that embedded them. names:
-    candidates, all by default. maps: those of a release, to which heads alone are fitted; learned
-    from these rows by default. progress: called with 1 for each of ``steps``.
+    inputs: the rows of ``data.queries``.
+    encoder: the digest of the encoder that embedded them.
+    names: candidates, all by default.
+    maps: those of a release, to which heads alone are fitted, or new ones.
     Raises ReleaseError when a candidate answered none.
     """
     table = OutcomeTable.of(data, data.candidates if names is None else names)
-    fitting = _Fitting(inputs, table, tuple(families), maps, seed, progress)
+    fitting = _Fitting(inputs, table, encoder, maps)
     unseen, final = fitting.unseen(), fitting.maps_of(np.arange(len(inputs)))
     heads = fitting.heads(final, np.arange(len(inputs)))
-    return [
-        _fitted(i, fitting, unseen[i], final, heads[i], encoder) for i in range(len(table.names))
-    ]
+    return [_fitted(i, fitting, unseen[i], final, heads[i]) for i in range(len(table.names))]
 
 
 def shrinkage_of(fitted: Sequence[Fitted], data: EvaluationSet, inputs: QueryInputs) -> Shrinkage:
@@ -74,12 +85,10 @@ def steps(families: Sequence[str] = DEFAULT_FAMILIES) -> int:
     return (FOLDS + 1) * len(families)
 
 
-def learn_maps(
-    inputs: QueryInputs, shared: np.ndarray, families: Sequence[str], seed: int
-) -> SharedMaps:
+def learn_maps(inputs: QueryInputs, shared: np.ndarray, families: Sequence[str]) -> SharedMaps:
     """The maps of these rows. shared: (n, t) all candidates' standardised outcomes."""
     return SharedMaps(
-        {family: FAMILIES[family].learn(inputs, shared, seed) for family in families},
+        {family: FAMILIES[family].learn(inputs, shared, SEED) for family in families},
         leading_directions(inputs.embeddings, DIRECTIONS),
     )
 
@@ -93,21 +102,19 @@ HeadsOf = dict[str, Heads]
 class _Fitting:
     inputs: QueryInputs
     table: OutcomeTable
-    families: tuple[str, ...]
-    given: SharedMaps | None
-    seed: int
-    progress: Progress
+    encoder: str
+    maps: SharedMaps | NewMaps
 
     def maps_of(self, rows: np.ndarray) -> SharedMaps:
-        if self.given is not None:
-            return self.given
-        return learn_maps(self.inputs[rows], self.table.shared[rows], self.families, self.seed)
+        if isinstance(self.maps, SharedMaps):
+            return self.maps
+        return learn_maps(self.inputs[rows], self.table.shared[rows], self.maps.families)
 
     def unseen(self) -> list[Unseen]:
         """Per candidate: every row as predicted by models fitted on the other folds."""
         n, count = len(self.inputs), len(self.table.names)
-        fold = np.random.default_rng(self.seed).permutation(n) % FOLDS
-        families = self.families if self.given is None else tuple(self.given.features)
+        fold = np.random.default_rng(SEED).permutation(n) % FOLDS
+        families = self.maps.families if isinstance(self.maps, NewMaps) else self.maps.features
         found = [{f: np.tile(PRIORS, (n, 1)).astype(float) for f in families} for _ in range(count)]
         for number in range(FOLDS):
             held, rows = np.flatnonzero(fold == number), np.flatnonzero(fold != number)
@@ -138,8 +145,8 @@ class _Fitting:
                 for place, i in enumerate(alike):
                     own = slice(2 * place, 2 * place + 2)
                     heads[i][family] = Heads(fitted.weights[:, own], fitted.intercepts[own])
-            if self.progress is not None:
-                self.progress(1)
+            if isinstance(self.maps, NewMaps) and self.maps.progress is not None:
+                self.maps.progress(1)
         return heads
 
     def _answered_alike(self, rows: np.ndarray) -> Iterator[list[int]]:
@@ -150,9 +157,7 @@ class _Fitting:
         yield from groups.values()
 
 
-def _fitted(
-    i: int, fitting: _Fitting, unseen: Unseen, maps: SharedMaps, heads: HeadsOf, encoder: str
-) -> Fitted:
+def _fitted(i: int, fitting: _Fitting, unseen: Unseen, maps: SharedMaps, heads: HeadsOf) -> Fitted:
     """Candidate i's predictor: the families' heads mixed and calibrated by its recipes."""
     table = fitting.table
     known = table.answered[:, i]
@@ -165,20 +170,19 @@ def _fitted(
             table.targets[:, i, t],
             judged,
             # Maps that were learned from the same queries flatter the families that learn most.
-            alone=fitting.given is None,
+            alone=isinstance(fitting.maps, NewMaps),
         )
         for t in range(len(TARGETS))
     ]
     used = [f for f in heads if any(f in recipe.families for recipe in recipes)]
     residual = (table.targets[:, i, 1] - recipes[1].predicted)[judged]
-    smearing = np.mean(np.exp(residual))
-    smearing = float(np.clip(smearing, 0.5, 10.0))
+    smearing = float(np.clip(np.mean(np.exp(residual)), 0.5, 10.0))
     prompt, cost = table.prompt_tokens[known, i], table.cost_usd[known, i]
     input_price, output_price = table.prices[i]
     by_price = token_cost(prompt, table.billed_tokens[known, i], input_price, output_price)
     predictor = Predictor(
         llm=table.names[i],
-        encoder=encoder,
+        encoder=fitting.encoder,
         input_price=float(input_price),
         output_price=float(output_price),
         maps=SharedMaps({f: maps.features[f] for f in used}, maps.directions),
@@ -189,19 +193,25 @@ def _fitted(
         cost_offset_usd=float(np.mean(cost - by_price)),
         inverse_covariance=inverse_covariance(along(inputs.embeddings, maps.directions)),
         recipe={name: r.families for name, r in zip(TARGETS, recipes, strict=True)},
-        metrics={
-            "rows": float(known.sum()),
-            "mean_quality": float(targets[:, 0].mean()),
-            "quality_rmse": recipes[0].error ** 0.5,
-            "quality_rmse_of_mean": float(targets[:, 0].std()),
-            "log_length_rmse": recipes[1].error ** 0.5,
-            "log_length_rmse_of_mean": float(targets[:, 1].std()),
-            "quality_slope": recipes[0].slope,
-            "length_slope": recipes[1].slope,
-        },
+        metrics=_metrics(targets, recipes),
     )
     quality = np.clip(recipes[0].predicted, 0.0, 1.0)
     return Fitted(predictor, quality, tokens_of(recipes[1].predicted, smearing))
+
+
+def _metrics(targets: np.ndarray, recipes: Sequence[Recipe]) -> dict[str, float]:
+    """What ``predictor.json`` says of the fit. targets: (n, 2) of the rows that were answered."""
+    quality, length = recipes
+    return {
+        "rows": float(len(targets)),
+        "mean_quality": float(targets[:, 0].mean()),
+        "quality_rmse": quality.error**0.5,
+        "quality_rmse_of_mean": float(targets[:, 0].std()),
+        "log_length_rmse": length.error**0.5,
+        "log_length_rmse_of_mean": float(targets[:, 1].std()),
+        "quality_slope": quality.slope,
+        "length_slope": length.slope,
+    }
 
 
 def _mixed(

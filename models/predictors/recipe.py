@@ -29,7 +29,11 @@ class Recipe:
 
 
 def choose_recipe(
-    unseen: Mapping[str, np.ndarray], truth: np.ndarray, judged: np.ndarray, alone: bool = True
+    unseen: Mapping[str, np.ndarray],
+    truth: np.ndarray,
+    judged: np.ndarray,
+    *,
+    alone: bool = True,
 ) -> Recipe:
     """The mean of all families, or one alone where that errs less beyond chance.
 

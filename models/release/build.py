@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from models.domains import domains as domains_module
 from models.domains.domains import Domains
@@ -18,19 +20,32 @@ from models.release.manifest import DataSource, Manifest, Pin, pin, slug
 from models.release.probes import PROBE_FILES, save_probes
 
 
+@dataclass(frozen=True)
+class Remarks:
+    """What people should know of a release.
+
+    notes: one sentence each.
+    flagged: candidate → what is wrong with its predictor.
+    """
+
+    notes: Sequence[str] = ()
+    flagged: Mapping[str, str] = field(default_factory=dict)
+
+
+NO_REMARKS: Final = Remarks()
+
+
 def build_release(
     folder: Path,
     router: FittedRouter,
     domains: Domains,
     probes: Sequence[str],
-    notes: Sequence[str] = (),
-    flagged: Mapping[str, str] | None = None,
+    remarks: Remarks = NO_REMARKS,
 ) -> Manifest:
     """Write a router as a release folder around an encoder already at ``folder / "encoder"``.
 
     The release keeps the catalog's candidates that have a predictor.
     probes: queries whose embeddings and choices are stored, to check a loaded release by.
-    flagged: candidate → what its predictor was found wanting in.
     """
     digest = encoder_digest(folder / "encoder")
     domains.save(folder / "domains")
@@ -51,8 +66,8 @@ def build_release(
         defaults=defaults,
         data=DataSource(name=data.name, digest=data.digest, queries=len(data.queries)),
         created=now(),
-        notes=tuple(notes),
-        flagged=dict(flagged or {}),
+        notes=tuple(remarks.notes),
+        flagged=dict(remarks.flagged),
     )
     manifest.write(folder)
     return manifest

@@ -251,12 +251,12 @@ def test_a_built_encoder_serves_what_was_tuned(
 def test_the_identity_is_what_the_encoder_depends_on(
     data: TuningData, settings: TuningSettings
 ) -> None:
-    same = encoder_identity(data, settings, True)
-    assert encoder_identity(data, settings.model_copy(), True) == same
-    assert encoder_identity(data, settings.model_copy(update={"seed": 1}), True) != same
-    assert encoder_identity(data, settings, False) != same
+    same = encoder_identity(data, settings, tune=True)
+    assert encoder_identity(data, settings.model_copy(), tune=True) == same
+    assert encoder_identity(data, settings.model_copy(update={"seed": 1}), tune=True) != same
+    assert encoder_identity(data, settings, tune=False) != same
     other = TuningData(data.queries, data.domains + 1, data.quality, data.cost)
-    assert encoder_identity(other, settings, True) != same
+    assert encoder_identity(other, settings, tune=True) != same
 
 
 def test_a_graph_that_embeds_otherwise_is_refused(

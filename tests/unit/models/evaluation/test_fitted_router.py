@@ -9,7 +9,7 @@ from models.data.evaluation_set import EvaluationSet
 from models.decision.estimates import DecisionDefaults, score
 from models.encoder.inputs import QueryInputs, read_queries
 from models.encoder.onnx import OnnxEncoder
-from models.evaluation.evaluate import evaluate
+from models.evaluation.evaluate import EvaluationOptions, evaluate
 from models.evaluation.fitted_router import FittedRouter
 from models.predictors.fitting import Fitted
 from models.release.release import Release
@@ -49,7 +49,7 @@ def test_the_release_decides_as_the_router_that_was_evaluated(
 ) -> None:
     release = Release.load(release_folder)
     assert release.manifest.defaults == router.defaults()
-    choices = evaluate(router, split[1], test_inputs, draws=10).choices
+    choices = evaluate(router, split[1], test_inputs, EvaluationOptions(draws=10)).choices
     wtp = choices["willingness_to_pay"].unique()[len(choices["willingness_to_pay"].unique()) // 2]
     evaluated = choices[choices["willingness_to_pay"] == wtp].set_index("query_id")["llm"]
     estimates = release.compiled.estimate(test_inputs)

@@ -56,7 +56,9 @@ def test_the_oracle_closes_the_gap_and_singles_none_of_it(
     picks = np.stack([np.argmax(quality - cost / w, axis=1) for w in np.geomspace(0.1, 1e3, 30)])
     oracle = Routed(cost[lines, picks], quality[lines, picks])
     best = Routed(cost[:, 2][None], quality[:, 2][None])
-    got = compare({"mixllm": oracle, "best_single": best}, oracle, cost, quality, draws=50)
+    got = compare(
+        {"mixllm": oracle, "best_single": best}, oracle, Routed(cost.T, quality.T), draws=50
+    )
     assert got["mixllm"].gap_closed.value == pytest.approx(1.0)
     assert got["zero"].gap_closed.value == pytest.approx(0.0)
     assert (got["best_single"].gap_closed.value or 0.0) < 0
@@ -68,7 +70,7 @@ def test_intervals_hold_the_value_and_are_paired(rows: tuple[np.ndarray, np.ndar
     cost, quality = rows
     singles = Routed(cost.T, quality.T)
     same = Routed(cost.T.copy(), quality.T.copy())
-    got = compare({"mixllm": singles, "same": same}, singles, cost, quality, draws=200)
+    got = compare({"mixllm": singles, "same": same}, singles, singles, draws=200)
     cell = got["mixllm"].aiq
     assert (cell.low or 1.0) < (cell.value or 0.0) < (cell.high or 0.0)
     assert got["same"].aiq_over == Interval(0.0, 0.0, 0.0)
@@ -77,5 +79,6 @@ def test_intervals_hold_the_value_and_are_paired(rows: tuple[np.ndarray, np.ndar
 def test_what_is_never_reached_has_no_value(rows: tuple[np.ndarray, np.ndarray]) -> None:
     cost, quality = rows
     worst = Routed(cost[:, 0][None], quality[:, 0][None])
-    got = compare({"mixllm": worst}, Routed(cost.T, quality.T), cost, quality, draws=50)
+    singles = Routed(cost.T, quality.T)
+    got = compare({"mixllm": worst}, singles, singles, draws=50)
     assert got["mixllm"].cost_at_quality == Interval(None, None, None)

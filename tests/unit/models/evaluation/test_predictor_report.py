@@ -8,6 +8,7 @@ from models.data.evaluation_set import EvaluationSet
 from models.encoder.inputs import QueryInputs
 from models.evaluation.predictor_report import (
     PredictorReport,
+    UnseenAnswers,
     plot_reports,
     predictor_reports,
     report_of,
@@ -35,9 +36,9 @@ def made_up(
     level = dataclasses.replace(
         fitted.predictor, metrics={**fitted.predictor.metrics, "mean_quality": 0.5}
     )
-    found = dataclasses.replace(fitted, predictor=level)
     length = np.full(N, billed.mean() * longer)
-    return report_of(found, predicted, truth, length, billed, sources, {"law": 3, "maths": 90})
+    answers = UnseenAnswers(predicted, truth, length, billed, sources)
+    return report_of(level, answers, {"law": 3, "maths": 90})
 
 
 def test_a_calibrated_predictor_is_not_flagged(
@@ -72,7 +73,8 @@ def test_noise_and_lengths_are_flagged(fitted: list[Fitted], rng: np.random.Gene
 def test_a_handful_of_queries_flags_nothing(fitted: list[Fitted]) -> None:
     few = np.arange(4) / 4
     wrong, label = 1 - few, np.array(["law"] * 4)
-    report = report_of(fitted[0], few, wrong, np.full(4, 9.0), np.full(4, 900.0), label, {})
+    answers = UnseenAnswers(few, wrong, np.full(4, 9.0), np.full(4, 900.0), label)
+    report = report_of(fitted[0].predictor, answers, {})
     assert report.flags == ()
 
 

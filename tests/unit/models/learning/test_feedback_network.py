@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from models.errors import PolicyError
-from models.learning.feedback_network import COPIES, MAX_NORM, FeedbackNetwork, copy_counts
+from models.learning.feedback_network import COPIES, MAX_NORM, FeedbackNetwork, Target, copy_counts
 
 WIDTH, CANDIDATES = 24, 3
 
@@ -29,7 +29,7 @@ def test_a_candidate_that_does_worse_than_foreseen_is_scored_down(
 ) -> None:
     for _ in range(200):
         counts = copy_counts(rng.bytes(16))
-        network.learn(network.features(unit(rng)), 1, -0.4, counts, graded)
+        network.learn(network.features(unit(rng)), Target(1, -0.4, graded), counts)
     weighted, kappa = network.weighted(network.features(unit(rng)))
     assert -0.5 < weighted[1] < -0.25
     assert kappa[1] > 0.9
@@ -41,9 +41,8 @@ def test_learning_ends_where_expectation_meets_truth(
 ) -> None:
     for _ in range(3000):
         reward = float(rng.random() < 0.6)
-        network.learn(
-            network.features(unit(rng)), 0, reward - 0.6, copy_counts(rng.bytes(16)), graded=False
-        )
+        query, target = network.features(unit(rng)), Target(0, reward - 0.6, graded=False)
+        network.learn(query, target, copy_counts(rng.bytes(16)))
     weighted, kappa = network.weighted(network.features(unit(rng)))
     assert abs(weighted[0]) < 0.06
     assert kappa[0] < 0.9, "noise alone is not believed"
@@ -53,10 +52,10 @@ def test_a_correction_makes_up_for_what_was_said_before(
     network: FeedbackNetwork, rng: np.random.Generator
 ) -> None:
     query, counts = network.features(unit(rng)), np.ones(COPIES)
-    network.learn(query, 0, 0.5, counts, graded=True)
-    network.learn(query, 0, -0.5, counts, graded=True, replaced=0.5)
+    network.learn(query, Target(0, 0.5, graded=True), counts)
+    network.learn(query, Target(0, -0.5, graded=True, replaced=0.5), counts)
     other = FeedbackNetwork.drawn(WIDTH, CANDIDATES)
-    other.learn(query, 0, -0.5, counts, graded=True)
+    other.learn(query, Target(0, -0.5, graded=True), counts)
     assert network.scores(query)[0][0] == pytest.approx(other.scores(query)[0][0], abs=1e-3)
 
 

@@ -13,7 +13,7 @@ from models.data.evaluation_set import EvaluationSet
 from models.encoder.inputs import FORM_WIDTH, QueryInputs
 from models.errors import ReleaseError
 from models.predictors.compiled import CompiledPredictors
-from models.predictors.fitting import Fitted, fit_predictors, steps
+from models.predictors.fitting import Fitted, NewMaps, fit_predictors, steps
 from models.predictors.predictor import Predictor, shared_maps
 from models.predictors.projection import leading_directions
 from models.predictors.ridge import Decomposition, RidgeRegression
@@ -124,7 +124,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 def test_progress_is_told_of_every_step() -> None:
     inputs, data = made_up(0)
     seen: list[int] = []
-    fit_predictors(data, inputs, "digest", families=("ridge", "forest"), progress=seen.append)
+    fit_predictors(data, inputs, "digest", maps=NewMaps(("ridge", "forest"), seen.append))
     assert sum(seen) == steps(("ridge", "forest")) == 12
 
 
