@@ -44,7 +44,7 @@ def fleet(
 
     from infra import fleet as simulated
     from infra.addresses import http_url
-    from models.catalog import read_catalog
+    from models.catalog_file import read_catalog
     from models.data.files import read_evaluation_set
     from models.data.simulated import right_answers, simulated_evaluation_set
 

@@ -37,7 +37,7 @@ def ingest(
     quarantine: Quarantine = None,
 ) -> None:
     """Check an evaluation set, or convert RouterBench's wide table, and write it as Parquet."""
-    from models.catalog import read_catalog
+    from models.catalog_file import read_catalog
     from models.data.files import read_evaluation_set, write_evaluation_set
     from models.data.problems import rows_text
     from models.data.routerbench import read_routerbench

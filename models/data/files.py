@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from models.catalog import read_catalog
+from models.catalog_file import read_catalog
 from models.data.evaluation_set import EvaluationSet
 from models.data.raw_table import SUFFIXES, read_table_file
 from models.data.validation import OUTCOME_COLUMNS, QUERY_COLUMNS, evaluation_set

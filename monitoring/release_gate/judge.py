@@ -16,7 +16,7 @@ from infra.registry.publish import code_revision
 from infra.registry.records import CHAMPION
 from infra.registry.registry import Registry
 from infra.settings import Settings
-from models.catalog import read_catalog
+from models.catalog_file import read_catalog
 from models.errors import EvaluationSetError
 from models.release.gate.checks import (
     AGREEMENT,

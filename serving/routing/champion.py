@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from infra.settings import Settings
-from models.catalog import Catalog, Upstream, read_catalog, upstreams_of
+from models.catalog import Catalog, Upstream, upstreams_of
+from models.catalog_file import read_catalog
 from models.errors import MixLLMError, RegistryError, ReleaseError
 from models.release.manifest import Manifest, read_manifest
 from models.release.release import Release

@@ -5,7 +5,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from models.catalog import OPTIONAL_PRICES, Candidate, Catalog, parse_catalog, read_catalog
+from models.catalog import OPTIONAL_PRICES, Candidate, Catalog
+from models.catalog_file import parse_catalog, read_catalog
 from models.errors import CatalogError
 
 GOOD = {

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.catalog import Catalog, parse_catalog
+from models.catalog import Catalog
+from models.catalog_file import parse_catalog
 from models.data.evaluation_set import EvaluationSet, comparable, is_test_query
 from models.data.files import read_evaluation_set, write_evaluation_set
 from models.data.simulated import simulated_evaluation_set

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.catalog import parse_catalog
+from models.catalog_file import parse_catalog
 from models.data.evaluation_set import EvaluationSet
 from models.data.files import read_evaluation_set, write_evaluation_set
 from models.errors import CatalogError, EvaluationSetError

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.catalog import parse_catalog
+from models.catalog_file import parse_catalog
 from models.data.routerbench import read_routerbench
 from models.errors import EvaluationSetError
 

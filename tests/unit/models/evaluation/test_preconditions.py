@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mixllm.cli import app
-from models.catalog import Catalog, parse_catalog
+from models.catalog import Catalog
+from models.catalog_file import parse_catalog
 from models.data.evaluation_set import EvaluationSet, is_test_query
 from models.data.files import write_evaluation_set
 from models.data.validation import validate

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from models.catalog import read_catalog
+from models.catalog_file import read_catalog
 from models.errors import CatalogError
 from models.files.regular_file import UnusableFile
 from models.files.yaml_file import MOST_BYTES, dump_yaml, parse_yaml
