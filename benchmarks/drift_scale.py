@@ -38,16 +38,16 @@ REFERENCE = 1000
 
 
 def answer_all(engine: Engine) -> None:
-    """An answer to each decision that has none, near what was foreseen."""
-    foreseen = "(d.scores -> d.llm ->> '{}')::float * (0.7 + 0.6 * random())"
+    """An answer to each decision that has none, near what was predicted."""
+    predicted = "(d.scores -> d.llm ->> '{}')::float * (0.7 + 0.6 * random())"
     with engine.begin() as connection:
         connection.execute(
             text(
                 "INSERT INTO answers (decision_id, finished_at, llm, status, attempts, prompt_tokens, "
                 "response_tokens, cost_usd, seconds, streamed) "
                 "SELECT d.id, d.decided_at, d.llm, 'answered', '[]', 20, "
-                f"{foreseen.format('response_tokens')}, {foreseen.format('cost_usd')}, "
-                f"{foreseen.format('seconds')}, false FROM decisions d "
+                f"{predicted.format('response_tokens')}, {predicted.format('cost_usd')}, "
+                f"{predicted.format('seconds')}, false FROM decisions d "
                 "LEFT JOIN answers a ON a.decision_id = d.id WHERE a.decision_id IS NULL"
             )
         )

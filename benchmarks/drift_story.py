@@ -185,7 +185,7 @@ class Story:
                     row = next(r for r in list_windows(self.engine) if r["id"] == found)
                     return self.noted(row, sent)
                 time.sleep(1.0)
-        raise SystemExit("no window was looked at: see the logs of flows and prefect")
+        raise SystemExit("no window was checked: see the logs of flows and prefect")
 
     def referenced(self, sent: int) -> bool:
         """Whether what was sent can fill a window: the first ones of a release are its reference."""

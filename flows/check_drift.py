@@ -1,4 +1,4 @@
-"""The flow that looks for drift: window, signals, report, alerts; a canary returns on an alert."""
+"""The flow that checks for drift: window, signals, report, alerts; an alert ends the canary."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ def follow_up(scene: Scene, version: str, checked: CheckedWindow) -> str:
     """Report and alerts of a window; returns the report's address."""
     address: str = report(scene, version, checked)
     if checked.alerts:
-        tell(scene, version, checked, address)
-        return_canary(scene, checked)
+        notify_people(scene, version, checked, address)
+        end_canary(scene, checked)
     return address
 
 
@@ -153,9 +153,9 @@ def digest(page: Page, message: str, address: str) -> str:
     return "\n".join(lines)
 
 
-@task(name="tell", cache_policy=NO_CACHE)
-def tell(scene: Scene, version: str, checked: CheckedWindow, address: str) -> None:
-    """Emit an event for each alert, which starts its repair, and tell people."""
+@task(name="notify", cache_policy=NO_CACHE)
+def notify_people(scene: Scene, version: str, checked: CheckedWindow, address: str) -> None:
+    """Emit an event for each alert, which starts its repair, and notify people."""
     for number, signal in checked.alerts.items():
         details = alert_details(number, signal, version, scene.rules, address)
         emit_event(
@@ -172,15 +172,15 @@ def tell(scene: Scene, version: str, checked: CheckedWindow, address: str) -> No
         note(scene.engine, Step("tell people", alert_title(signal), result, number))
 
 
-def return_canary(scene: Scene, checked: CheckedWindow) -> None:
-    """An alert ends whatever canary runs: the champion answers everybody again."""
+def end_canary(scene: Scene, checked: CheckedWindow) -> None:
+    """An alert ends the canary: the champion gets all traffic again."""
     canary = scene.registry.canary()
     if canary is None or not checked.alerts:
         return
     scene.registry.set_canary(None)
     number, signal = next(iter(checked.alerts.items()))
     why = f"alert {number}: {alert_title(signal)}"
-    result = f"release {canary.version} answers nobody any more"
-    note(scene.engine, Step("return canary", why, result, number, {"share": canary.share}))
-    notify(scene.settings, "The canary has returned", f"{why}; {result}", {"alert": number})
+    result = f"release {canary.version} gets no more traffic"
+    note(scene.engine, Step("end canary", why, result, number, {"share": canary.share}))
+    notify(scene.settings, "The canary has ended", f"{why}; {result}", {"alert": number})
     get_run_logger().warning("%s; %s", why, result)

@@ -1,4 +1,4 @@
-"""The flow that deletes what is old and needed by nobody."""
+"""The flow that deletes what is old and no longer needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the flows that watch and mend stand on."""
+"""What the flows that watch and repair share."""
 
 from __future__ import annotations
 

@@ -25,8 +25,11 @@ from flows.update_predictors import update_predictors
 
 @dataclass(frozen=True)
 class Deployment:
-    """flow, and the deployment's name; description; cron in UTC, if it runs by itself. One run at a
-    time. on_alert: whether every alert starts it."""
+    """A flow and when it runs, one run at a time.
+
+    cron: in UTC, if it runs on a schedule.
+    on_alert: whether every alert starts it.
+    """
 
     flow: Flow[Any, Any]
     name: str
@@ -96,7 +99,7 @@ DEPLOYMENTS: Final[Sequence[Deployment]] = (
     Deployment(
         repair,
         "repair",
-        "Mend what open alerts say, each by its mode; started by every alert.",
+        "Repair what open alerts report, each by its mode; started by every alert.",
         cron="5-59/15 * * * *",
         on_alert=True,
     ),
@@ -109,7 +112,7 @@ DEPLOYMENTS: Final[Sequence[Deployment]] = (
     Deployment(
         clean_up,
         "clean-up",
-        "Delete what is old and needed by nobody.",
+        "Delete what is old and no longer needed.",
         cron="40 2 * * *",
     ),
 )

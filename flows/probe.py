@@ -1,8 +1,6 @@
-"""The flow that probes: the champion's stored queries route as they did, and the service is well."""
+"""The flow that probes the champion, on its stored queries, and the running service."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import httpx
 from prefect import flow, get_run_logger, task
@@ -24,7 +22,7 @@ SECONDS = 10.0
 
 @task(name="release probes", cache_policy=NO_CACHE)
 def probe_release(scene: Scene, version: str) -> str:
-    """Empty where the champion embeds and routes its stored queries as it did; else what is wrong."""
+    """What is wrong; empty where the champion embeds and routes its stored queries as before."""
     try:
         folder = scene.registry.fetch(version)
         Release.load(folder).check_probes(folder)
@@ -35,13 +33,13 @@ def probe_release(scene: Scene, version: str) -> str:
 
 @task(name="service", cache_policy=NO_CACHE)
 def probe_service(scene: Scene, version: str) -> dict[str, str]:
-    """What of the running service → what is wrong with it, empty where nothing is."""
+    """Check of the running service → what is wrong, empty where nothing is."""
     settings = scene.settings
     try:
         url = f"{settings.service_url}/v1/release"
-        told = request_directly("GET", url, headers=settings.key_header, timeout=SECONDS)
-        told.raise_for_status()
-        release = told.json()
+        response = request_directly("GET", url, headers=settings.key_header, timeout=SECONDS)
+        response.raise_for_status()
+        release = response.json()
     except httpx.HTTPError as error:
         return {"answers": f"{settings.service_url}: {error}"}
     served = str(release["version"])
@@ -56,20 +54,23 @@ def probe_service(scene: Scene, version: str) -> dict[str, str]:
 
 @flow(name="probe", validate_parameters=False)
 def probe() -> dict[str, str]:
-    """Probe release and service; what is wrong is told to people. Returns check → what is wrong."""
+    """Probe release and service, and notify people of what is wrong.
+
+    Returns check → what is wrong with it, empty where nothing is.
+    """
     scene = Scene.open()
     version = scene.registry.alias(CHAMPION)
     if version is None:
         get_run_logger().info(NO_CHAMPION)
         return {}
-    found = {"stored queries": probe_release(scene, version), **probe_service(scene, version)}
-    rows: list[dict[str, Any]] = [{"check": n, "found": w or "well"} for n, w in found.items()]
+    checks = {"stored queries": probe_release(scene, version), **probe_service(scene, version)}
+    rows = [{"check": name, "result": wrong or "well"} for name, wrong in checks.items()]
     create_table_artifact(key="probe", table=escape.markdown_rows(rows))
-    wrong = {name: what for name, what in found.items() if what}
+    wrong = {name: what for name, what in checks.items() if what}
     if wrong:
         text = "\n".join(f"{name}: {what}" for name, what in wrong.items())
         get_run_logger().warning("%s", text)
-        told = notify(scene.settings, "A probe failed", text, wrong)
-        result = "; ".join(told) or "no channel"
+        sent = notify(scene.settings, "A probe failed", text, wrong)
+        result = "; ".join(sent) or "no channel"
         note(scene.engine, Step("tell people", f"a probe failed: {text}", result))
-    return found
+    return checks

@@ -50,8 +50,8 @@ RETRIES: Final = [2, 10, 30]
 def fetch(version: str | None, settings: Settings) -> tuple[str, Path]:
     """The release to change: (version, folder); the champion when not said."""
     registry = Registry.of(settings)
-    found = version or registry.champion()
-    return found, registry.fetch(found)
+    version = version or registry.champion()
+    return version, registry.fetch(version)
 
 
 @task(name="register", cache_policy=NO_CACHE, retries=len(RETRIES), retry_delay_seconds=RETRIES)
@@ -186,7 +186,7 @@ def register(
         (reports / "results.json").write_text(json.dumps(results, indent=2))
         evaluation.choices.to_parquet(reports / "choices.parquet", index=False)
         plot_curves(evaluation.curves, results, reports / "curve.png")
-        fits = [fit_row(found) for found in router.fitted]
+        fits = [fit_row(fitted) for fitted in router.fitted]
         (reports / "fits.json").write_text(json.dumps(fits, indent=2))
         (reports / "predictors.md").write_text(report_text(evaluation.reports))
         plot_reports(evaluation.reports, reports / "predictors.png")
@@ -230,7 +230,7 @@ def progress_artifact(name: str, total: int, unit: str = "queries") -> Any:
 
 
 def left_out(catalog: Catalog, fitted: Sequence[Fitted]) -> list[str]:
-    known = {found.predictor.llm for found in fitted}
+    known = {f.predictor.llm for f in fitted}
     return [f"{name}: no outcomes, left out" for name in catalog.names if name not in known]
 
 

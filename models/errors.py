@@ -1,4 +1,4 @@
-"""Every error a user can mend. The docstring is the default message; the context sits on attributes.
+"""Every error a user can fix. The docstring is the default message; the context sits on attributes.
 
 MixLLMError
 ├── CatalogError

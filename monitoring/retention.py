@@ -1,4 +1,4 @@
-"""Retention: what is old and needed by nobody goes; what a release is held against stays."""
+"""Retention: deletes what is old and no longer needed; keeps what drift is measured against."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def named_releases(registry: Registry) -> dict[str, str]:
 
 def reference_ids(engine: Engine, releases: list[str], count: int) -> list[Any]:
     """The first decisions of each release."""
-    found: list[Any] = []
+    ids: list[Any] = []
     with engine.connect() as connection:
         for release in releases:
             ours = select(decisions.c.id).where(decisions.c.release_digest == release)
             first = ours.order_by(decisions.c.position).limit(count)
-            found += connection.execute(first).scalars().all()
-    return found
+            ids += connection.execute(first).scalars().all()
+    return ids
 
 
 def remove(engine: Engine, table: Any, where: ColumnElement[bool], *, dry: bool) -> int:

@@ -140,7 +140,7 @@ class Learner:
     def __init__(self, offline: Offline, stream: Stream) -> None:
         self.offline, self.stream = offline, stream
         self.fitted = {found.predictor.llm: found for found in offline.router.fitted}
-        self.log: list[tuple[Vote, int]] = []  # votes, and which fit of their candidate foresaw
+        self.log: list[tuple[Vote, int]] = []  # votes, and which fit of their candidate predicted
         self.fits = dict.fromkeys(self.fitted, 0)
         self.seen: dict[str, dict[int, float]] = {name: {} for name in self.fitted}
         self.unseen = dict.fromkeys(self.fitted, 0)

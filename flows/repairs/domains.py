@@ -23,7 +23,7 @@ NAMED_BY: Final = 3
 
 
 def recluster(case: Case) -> Made:
-    """Make a domain of the queries of no known one, then refit whoever answered enough of them."""
+    """Make a domain of the queries of no known one; refit the candidates that answered enough."""
     version, folder, manifest = case.base()
     queries = unseen_queries(case.scene.engine, manifest.digest, case.row["since_position"])
     if len(queries.embeddings) < LEAST_QUERIES:
@@ -50,17 +50,17 @@ def recluster(case: Case) -> Made:
 
 
 def name_of(texts: list[str], others: list[str]) -> str:
-    """What the queries are about, where their texts are kept: the phrases that are most commoner among
-    them than among others, as the domains of the training are named."""
+    """Name the queries by the phrases that set them apart from others, as training names domains;
+    "new" where their texts are not kept."""
     if not texts:
         return "new"
     tagger = KeyphraseTagger(most=1.0).fit([*texts, *others])
 
     def shares(queries: list[str]) -> Counter[str]:
-        found: Counter[str] = Counter()
+        totals: Counter[str] = Counter()
         for tags in tagger.tag(queries):
-            found.update({tag: 1 / len(queries) for tag in {*tags} - {*FORMS}})
-        return found
+            totals.update({tag: 1 / len(queries) for tag in {*tags} - {*FORMS}})
+        return totals
 
     mine = shares(texts)
     mine.subtract(shares(others) if others else {})

@@ -1,4 +1,4 @@
-"""The flow that mends what alerts say: each open one, by its mode; every step in the audit."""
+"""The flow that repairs what open alerts report, each by its mode; every step is in the audit."""
 
 from __future__ import annotations
 
@@ -20,45 +20,47 @@ from monitoring.drift.notify import notify
 from monitoring.store.audit import read_audit
 from monitoring.store.locks import exclusive
 
-# A repair that fails is tried so often.
+# How often a repair that fails is tried.
 ATTEMPTS: Final = 3
 TELLS: Final = frozenset({"tell people", "tell people what came of it"})
 
 
 @flow(name="repair", validate_parameters=False)
 def repair() -> dict[str, Any]:
-    """Mend every open alert, the oldest first. Returns {"closed": [[alert, outcome]], "waiting"}."""
+    """Repair every open alert, the oldest first. Returns {"closed": [[alert, outcome]], "waiting"}."""
     scene = Scene.open()
     closed: list[list[Any]] = []
     waiting: list[list[Any]] = []
     with exclusive(scene.engine, "repair"):
         for row in list_alerts(scene.engine, only_open=True):
-            outcome = mend(Case(scene, row))
+            outcome = repair_one(Case(scene, row))
             (waiting if outcome is None else closed).append([row["id"], outcome])
     return {"closed": closed, "waiting": waiting}
 
 
-def mend(case: Case) -> str | None:
-    """One alert's repair; returns what it came to, None where it is to be tried again."""
+def repair_one(case: Case) -> str | None:
+    """Repair one alert; returns the outcome, None where it is to be tried again."""
     log, row = get_run_logger(), case.row
     steps = read_audit(case.scene.engine, case.number)
-    if not any(step["what"] in TELLS for step in steps):  # whoever raised it died before it told
-        tell(case, "tell people", "", {})
+    if not any(
+        step["what"] in TELLS for step in steps
+    ):  # the flow that raised it died before notifying
+        notify_people(case, "tell people", "", {})
     if row["mode"] == "observe":
         return close(case, "observed")
     if row["release_digest"] != case.base()[2].digest:
-        return close(case, f"release {row['release_version']} is not champion: nothing to mend")
+        return close(case, f"release {row['release_version']} is not champion: nothing to repair")
     name = KINDS[row["name"]].repair
     try:
         made = REPAIRS[name](case)
     except NotYet as error:
         log.info("alert %d: %s", case.number, error)
         return None
-    except Exception as error:  # whatever went wrong is in the audit, and is tried again
+    except Exception as error:  # it is in the audit, and tried again
         log.exception("alert %d: %s failed", case.number, name)
         failed = sum(step["what"] == f"{name} failed" for step in steps) + 1
-        told = f"attempt {failed} of {ATTEMPTS}"
-        case.note(f"{name} failed", f"{type(error).__name__}: {error}", told)
+        attempt = f"attempt {failed} of {ATTEMPTS}"
+        case.note(f"{name} failed", f"{type(error).__name__}: {error}", attempt)
         if failed < ATTEMPTS:
             return None
         return close(case, f"{name} failed {ATTEMPTS} times: {error}")
@@ -67,25 +69,25 @@ def mend(case: Case) -> str | None:
 
 
 def close(case: Case, outcome: str) -> str:
-    """Close the alert and tell people what came of it."""
+    """Close the alert and notify people of the outcome."""
     close_alert(case.scene.engine, case.number, outcome)
     if case.row["mode"] != "observe":
-        tell(case, "tell people what came of it", outcome, {"outcome": outcome})
+        notify_people(case, "tell people what came of it", outcome, {"outcome": outcome})
     get_run_logger().info("alert %d: %s", case.number, outcome)
     return outcome
 
 
-def tell(case: Case, what: str, outcome: str, more: dict[str, Any]) -> None:
+def notify_people(case: Case, what: str, outcome: str, more: dict[str, Any]) -> None:
     scene, signal = case.scene, case.signal
     version = case.row["release_version"]
     details = alert_details(case.number, signal, version, scene.rules, "mixllm drift list") | more
     text = f"{outcome}\n{alert_text(details)}".strip()
-    told = notify(scene.settings, alert_title(signal), text, details)
-    case.note(what, outcome or alert_title(signal), "; ".join(told) or "no channel is configured")
+    sent = notify(scene.settings, alert_title(signal), text, details)
+    case.note(what, outcome or alert_title(signal), "; ".join(sent) or "no channel is configured")
 
 
-def only_tell(case: Case) -> Made:
-    return Made("people were told; nothing is repaired by itself")
+def only_notify(case: Case) -> Made:
+    return Made("people were notified; this alert has no automatic repair")
 
 
 REPAIRS: Final[dict[str, Callable[[Case], Made]]] = {
@@ -96,5 +98,5 @@ REPAIRS: Final[dict[str, Callable[[Case], Made]]] = {
     "leave-out-voter": leave_out_voter,
     "retrain": retrain,
     "retune": retune,
-    "tell": only_tell,
+    "tell": only_notify,
 }

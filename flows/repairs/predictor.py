@@ -32,7 +32,7 @@ def refit(case: Case) -> Made:
     with exclusive(case.scene.engine, f"predictor {name}"):
         version, folder, manifest = case.base()
         if name not in manifest.predictors:
-            return Made(f"{name} is no candidate of release {version} any more")
+            return Made(f"{name} is no longer a candidate of release {version}")
         after = last_vote_before(case.scene.engine, case.row["since_position"])
         change = recalibrate(case, name, folder, manifest, after)
         if isinstance(change, NotYet):

@@ -39,7 +39,7 @@ def drift_check(
 def drift_list(
     most: Annotated[int, typer.Option(min=1, help="Newest first.")] = 20, as_json: AsJson = False
 ) -> None:
-    """The windows looked at, with their reports."""
+    """The windows that were checked, with their reports."""
     from monitoring.drift.window_log import list_windows
 
     rows = list_windows(store(), most)

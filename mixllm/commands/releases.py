@@ -219,7 +219,7 @@ def canary(
         raise ReleaseError(f"release {version} is refused by its gate: {why}")
     now = callable_now(opened, settings, version, opened.champion())
     if not now.holds:
-        raise ReleaseError(f"release {version} cannot answer anybody: {now.reason}")
+        raise ReleaseError(f"release {version} cannot answer queries: {now.reason}")
     opened.set_canary(Canary(version, share, by))
     console.print(f"release {version} answers {share:.1%} of the {by}; mixllm canary 0 ends it")
 

@@ -19,7 +19,7 @@ from mixllm.options import AsJson
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
 ) -> None:
-    """Delete decisions, states and reports that are old and needed by nobody."""
+    """Delete decisions, states and reports that are old and no longer needed."""
     from monitoring.retention import prune as remove
 
     settings = settings_with_stack()

@@ -73,7 +73,7 @@ class Request:
 
     @classmethod
     def of(cls, entry: Candidate, response_tokens: float, *, watched: bool = True) -> Request:
-        """A request to a candidate, with the times that its catalog entry foresees."""
+        """A request to a candidate, with the times that its catalog entry predicts."""
         first = entry.time_to_first_token
         return cls(first + response_tokens / entry.tokens_per_second, first, watched)
 

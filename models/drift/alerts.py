@@ -38,7 +38,12 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True)
 class Kind:
-    """title: what people read. repair: what mends it. mode: unless the rules say otherwise."""
+    """A kind of alert.
+
+    title: what people read.
+    repair: its repair's name.
+    mode: unless the rules say otherwise.
+    """
 
     title: str
     repair: Repair
@@ -55,7 +60,7 @@ KINDS: Final[dict[str, Kind]] = {
     "latency-cascade": Kind("Choices collapse onto a waiting LLM", "raise-beta"),
     "unseen-domains": Kind("More queries of no known domain", "recluster"),
     "query-drift": Kind("Queries are not what they were", "retune", "observe"),
-    "cost-above-forecast": Kind("Answers cost more than foreseen", "tell"),
+    "cost-above-forecast": Kind("Answers cost more than predicted", "tell"),
     "feedback-drying-up": Kind("Feedback dries up", "tell"),
     "learning-unstable": Kind("Online learning is unstable", "rollback-policy"),
     "feedback-poisoned": Kind("Feedback is poisoned", "leave-out-voter"),

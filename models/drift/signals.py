@@ -41,7 +41,7 @@ THRESHOLDS: Final = {
 }
 # Tokens count as quality does, on another scale: a third more or fewer.
 TOKENS_SCALE: Final = 0.25
-# Foreseen seconds that rise so much say that requests wait.
+# Predicted seconds that rise so much say that requests wait.
 WAITING_RISE: Final = float(np.log(1.5))
 
 

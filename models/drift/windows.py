@@ -63,7 +63,7 @@ class Window:
 
 
 def residuals(rows: pd.DataFrame) -> pd.DataFrame:
-    """What was observed against what was foreseen, NaN where unknown: ``quality`` (reward less
+    """What was observed against what was predicted, NaN where unknown: ``quality`` (reward less
     prediction), ``tokens`` and ``seconds`` (log ratios; seconds against the catalog's speed)."""
     observed = np.log1p(rows["observed_tokens"]) - np.log1p(rows["response_tokens"])
     slower = _log_ratio(rows["observed_seconds"], rows["observed_catalog_seconds"])
@@ -73,7 +73,7 @@ def residuals(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def delay(rows: pd.DataFrame) -> pd.Series[float]:
-    """(n,) log of the foreseen seconds, waiting included, over the catalog's."""
+    """(n,) log of the predicted seconds, waiting included, over the catalog's."""
     return _log_ratio(rows["seconds"], rows["catalog_seconds"])
 
 
@@ -103,7 +103,7 @@ def figures(window: Window) -> dict[str, float | None]:
             else np.nan
         ),
         "observed seconds": rows["observed_seconds"].mean(),
-        "foreseen seconds over the catalog's": np.exp(delay(rows).mean()),
+        "predicted seconds over the catalog's": np.exp(delay(rows).mean()),
         "uncertainty": rows["uncertainty"].mean(),
         "votes a decision": window.votes / window.total if window.total else np.nan,
     }

@@ -16,7 +16,7 @@ from models.predictors.shrinkage import Shrinkage
 @dataclass(frozen=True)
 class Validation:
     """deviation_r2: share of the variance of the candidates' own deviations (who is better than his
-    mean on this query, see ``shrinkage``) that is foreseen: what decides who wins. auc: mean over
+    mean on this query, see ``shrinkage``) that is predicted: what decides who wins. auc: mean over
     the candidates. mse: mean squared error of quality. gap_closed: between mixing single candidates
     and the oracle, at mean costs."""
 

@@ -36,7 +36,7 @@ FEW_ROWS: Final = 500
 @dataclass(frozen=True)
 class PredictorReport:
     """One candidate on n unseen queries that it answered. skill: share of the variance of quality
-    that is foreseen, skill_threshold: below it the mean would do as well. auc: of "quality above one
+    that is predicted, skill_threshold: below it the mean would do as well. auc: of "quality above one
     half", None where it never differs. calibration_error: mean gap between predicted and true
     quality over tenths of the predictions; its threshold. length_ratio: mean predicted over mean true
     response tokens; length_thresholds: between which it may lie. length_skill: of log length.

@@ -31,7 +31,7 @@ TOLERANCE: Final = 0.01
 @dataclass(frozen=True)
 class LoggedVotes:
     """n decisions with a vote each. choice: (n,) candidate numbers. propensity: (n,) with which it was
-    chosen. reward: (n,) in [0, 1]. model: (n, L) what is foreseen of every candidate; L: of all
+    chosen. reward: (n,) in [0, 1]. model: (n, L) what is predicted of every candidate; L: of all
     policies compared."""
 
     choice: np.ndarray

@@ -34,7 +34,7 @@ COUNTS: Final = ("applied", "binary", "graded", "corrections", "held")
 class Vote:
     """What somebody said of an answer. position: its place in the log. decision: the decision's 16
     random bytes. llm: who answered. embedding: (d,) float32 of the query. predicted: the quality that
-    the release foresaw. reward in [0, 1]: 0 or 1 unless graded. replaced: the reward that the same
+    the release predicted. reward in [0, 1]: 0 or 1 unless graded. replaced: the reward that the same
     voter gave before, if this corrects it."""
 
     position: int
@@ -120,8 +120,8 @@ class PolicyState:
         weighted, _ = self.network.weighted(features)
         sums = self.scales[int(vote.graded)]
         level, slope = vote_scale.line(sums)
-        foreseen = level + slope * vote.predicted
-        expected = min(max(foreseen + slope * float(weighted[i]), 0.0), 1.0)
+        predicted = level + slope * vote.predicted
+        expected = min(max(predicted + slope * float(weighted[i]), 0.0), 1.0)
         weight = self.voters.weigh(vote.voter, expected, vote.reward)
         if weight == 0.0:
             self.counts["held"] += 1
@@ -131,8 +131,8 @@ class PolicyState:
             vote_scale.add(sums, vote.predicted, vote.reward)
             self.judged[i] += 1.0
             self.predictions[i] += vote.predicted
-        replaced = None if vote.replaced is None else (vote.replaced - foreseen) / slope
-        target = Target(i, (vote.reward - foreseen) / slope, vote.graded, replaced)
+        replaced = None if vote.replaced is None else (vote.replaced - predicted) / slope
+        target = Target(i, (vote.reward - predicted) / slope, vote.graded, replaced)
         self.network.learn(features, target, weight * copy_counts(vote.decision))
         self.rewards[i] += vote.reward - (vote.replaced or 0.0)
         self.counts["applied"] += 1

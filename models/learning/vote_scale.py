@@ -1,9 +1,9 @@
 """The votes' scale: satisfied users are not a benchmark's quality; how one goes with the other.
 
-A vote is expected to be a + b·q where quality q is foreseen, by least squares over the votes, the
+A vote is expected to be a + b·q where quality q is predicted, by least squares over the votes, the
 old ones fading, and ``PRIOR_VOTES`` of a = 0, b = 1. What a vote says of its candidate is how far it
 lies from that, over b: without this, users harder to please than the benchmark would push the router
-towards whoever nobody has voted on, and noise towards whoever is foreseen to be worst.
+towards whoever nobody has voted on, and noise towards whoever is predicted to be worst.
 """
 
 from __future__ import annotations
@@ -30,6 +30,6 @@ def line(sums: np.ndarray) -> tuple[float, float]:
 
 
 def add(sums: np.ndarray, predicted: float, reward: float) -> None:
-    """Count a vote of a reward where a quality was foreseen."""
+    """Count a vote of a reward where a quality was predicted."""
     sums *= np.exp(-1.0 / MEMORY)
     sums += (1.0, predicted, reward, predicted * predicted, predicted * reward)

@@ -57,7 +57,7 @@ class Errors:
 @dataclass(frozen=True)
 class Refit:
     """A refitted predictor beside the old one, on the newest graded answers and on the evaluation
-    set's test queries. shift: by how much those answers are better than the old one foresaw."""
+    set's test queries. shift: by how much those answers are better than the old one predicted."""
 
     predictor: Predictor
     rows: int
@@ -73,7 +73,7 @@ class Refit:
 
 
 def shift_of(old: Predictor, answers: GradedAnswers) -> float:
-    """By how much the answers are better than a predictor foresaw, in the mean."""
+    """By how much the answers are better than predicted, in the mean."""
     if not len(answers):
         return 0.0
     return float((answers.quality - old.predict(answers.inputs)[0]).mean())

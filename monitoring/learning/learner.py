@@ -34,7 +34,7 @@ from monitoring.store.tables import decisions, feedback
 LEARNER_LOCK: Final = 77_202_513
 # Votes of one transaction: a learner that is killed does no more than this again.
 BATCH: Final = 5_000
-# Who votes without a key is told apart by the source, which anybody may choose.
+# Voters without a key are distinguished by the source, which a client may choose freely.
 KEYLESS: Final = "source:"
 Progress = Callable[[int], None] | None
 
@@ -128,7 +128,7 @@ def roll_back(engine: Engine, version: int, reason: str) -> int:
 
 
 def leave_out(engine: Engine, voter: str, reason: str) -> None:
-    """A voter's votes so far teach nothing any more; ``rebuild`` makes it so. Raises Busy."""
+    """A voter's votes so far teach nothing from now on; ``rebuild`` applies it. Raises Busy."""
     with engine.begin() as connection:
         take_turn(connection)
         last = connection.execute(select(func.max(feedback.c.position))).scalar_one()

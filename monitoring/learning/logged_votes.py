@@ -203,7 +203,7 @@ def logged_votes(
 
     Of every release's choices: the argmax of its score among those that were permitted when it was
     decided, at the same willingness to pay. Left out: votes on an answer of another candidate than the
-    decision chose, whose propensity nobody knows. What is foreseen is the first release's word,
+    decision chose, whose propensity nobody knows. What is predicted is the first release's word,
     or the second's of a candidate that the first does not have.
     """
     names = sorted({name for compiled, _ in releases for name in compiled.candidates})

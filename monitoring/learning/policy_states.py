@@ -130,8 +130,8 @@ def write_state(connection: Connection, state: PolicyState, reason: str) -> int:
 def last_cursor(engine: Engine) -> int:
     """How far into the log any state has learned; 0 before the first."""
     with engine.connect() as connection:
-        found = connection.execute(select(func.max(policy_states.c.cursor))).scalar_one()
-    return int(found or 0)
+        last = connection.execute(select(func.max(policy_states.c.cursor))).scalar_one()
+    return int(last or 0)
 
 
 def list_states(engine: Engine, release: str | None = None) -> list[dict[str, Any]]:

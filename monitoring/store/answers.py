@@ -33,7 +33,7 @@ def insert_answers(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def is_report(row: dict[str, Any]) -> bool:
-    """Whether a client told it; the gateway's own rows have attempts, or another status."""
+    """Whether a client reported it; the gateway's own rows have attempts, or another status."""
     return row["status"] in REPORTS and not row["attempts"]
 
 

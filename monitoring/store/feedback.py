@@ -93,5 +93,5 @@ def read_feedback(engine: Engine, decision_id: UUID) -> list[dict[str, Any]]:
 def last_position(engine: Engine) -> int:
     """The newest vote's position; 0 before the first."""
     with engine.connect() as connection:
-        found = connection.execute(select(func.max(feedback.c.position))).scalar_one()
-    return int(found or 0)
+        last = connection.execute(select(func.max(feedback.c.position))).scalar_one()
+    return int(last or 0)

@@ -21,7 +21,11 @@ from monitoring.store.shadows import insert_shadows
 
 @dataclass(frozen=True)
 class JournalKind:
-    """folder: its name in home. synced: whether a row is on the disk before anybody is told so."""
+    """One kind of row.
+
+    folder: its name in home.
+    synced: whether a row is on the disk before it is acknowledged.
+    """
 
     folder: str
     table: Table

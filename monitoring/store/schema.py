@@ -39,8 +39,10 @@ def current(engine: Engine) -> str | None:
 
 
 def open_store(settings: Settings, *, impatient: bool = False) -> Engine:
-    """The configured or embedded database, migrated. impatient: as of ``connect``; a migration may
-    take its time all the same."""
+    """The configured or embedded database, migrated.
+
+    impatient: see ``connect``; a migration has no time limit all the same.
+    """
     address = database_address(settings.database(), settings.home)
     engine = connect(address)
     migrate(engine)
@@ -58,12 +60,12 @@ def migrate(engine: Engine, revision: str = "head") -> None:
     config = configuration()
     with engine.begin() as connection:
         take_lock(connection, LOCK)
-        found = MigrationContext.configure(connection).get_current_revision()
+        schema = MigrationContext.configure(connection).get_current_revision()
         known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        if found is not None and found not in known:
+        if schema is not None and schema not in known:
             raise StoreError(
-                f"the database's schema is {found}, newer than {newest()}, the last that this version "
-                "knows: run the version of MixLLM that made it, or restore a backup"
+                f"the database's schema is {schema}, newer than {newest()}, the last that this "
+                "version knows: run the version of MixLLM that made it, or restore a backup"
             )
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, case, func, select
@@ -16,8 +17,24 @@ def insert_shadows(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
     insert_new(engine, shadows, rows)
 
 
-def shadow_figures(engine: Engine, release: str) -> dict[str, Any]:
-    """decisions, agreement (share), gain (mean predicted), median milliseconds of both sides."""
+@dataclass(frozen=True)
+class ShadowFigures:
+    """A challenger beside the champion; None before its first decision.
+
+    agreement: share of the decisions that are the same.
+    gain: of score, the mean predicted.
+    ms, champion_ms: median milliseconds of a routing.
+    """
+
+    decisions: int
+    agreement: float | None
+    gain: float | None
+    ms: float | None
+    champion_ms: float | None
+
+
+def shadow_figures(engine: Engine, release: str) -> ShadowFigures:
+    """Of a release, by its digest."""
     ours = shadows.c.release_digest == release
 
     def median(column: Any) -> Any:
@@ -33,16 +50,16 @@ def shadow_figures(engine: Engine, release: str) -> dict[str, Any]:
     }
     statement = select(*(column.label(name) for name, column in columns.items())).where(ours)
     with engine.connect() as connection:
-        return dict(connection.execute(statement).mappings().one())
+        return ShadowFigures(**connection.execute(statement).mappings().one())
 
 
 def shadow_summary(engine: Engine, release: str) -> str | None:
     """In a sentence; None before the first."""
-    found = shadow_figures(engine, release)
-    if not found["decisions"]:
+    figures = shadow_figures(engine, release)
+    if not figures.decisions:
         return None
     return (
-        f"In shadow on {found['decisions']} live queries: chooses as the champion in "
-        f"{found['agreement']:.1%}, predicted gain {found['gain'] or 0.0:+.4f} of score a query, routes "
-        f"in {found['ms']:.1f} ms (champion {found['champion_ms']:.1f} ms)."
+        f"In shadow on {figures.decisions} live queries: chooses as the champion in "
+        f"{figures.agreement:.1%}, predicted gain {figures.gain or 0.0:+.4f} of score a query, routes "
+        f"in {figures.ms:.1f} ms (champion {figures.champion_ms:.1f} ms)."
     )

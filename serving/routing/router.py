@@ -88,7 +88,7 @@ class Router:
     def decide(self, request: RoutingRequest) -> tuple[Routed, dict[str, float]]:
         """A decision, and the seconds that each part took.
 
-        Raises NotReady, and DecisionError for what the client can mend.
+        Raises NotReady, and DecisionError for what the client can fix.
         """
         start = time.perf_counter()
         champion = self.champion.running

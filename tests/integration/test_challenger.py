@@ -78,12 +78,15 @@ def service(
 def test_the_challenger_decides_beside_the_champion(service: Service) -> None:
     assert service.ask(20) == {"1": 20}
     digest = service.registry.tags("2")["digest"]
-    wait_for(lambda: shadow_figures(service.engine, digest)["decisions"] >= 20)
-    found = shadow_figures(service.engine, digest)
-    assert found["decisions"] == 20
-    assert 0 <= found["agreement"] < 1, "at another willingness to pay it chooses otherwise"
-    assert found["gain"] >= 0
-    assert found["ms"] > 0
+    wait_for(lambda: shadow_figures(service.engine, digest).decisions >= 20)
+    figures = shadow_figures(service.engine, digest)
+    assert figures.decisions == 20
+    assert figures.agreement is not None
+    assert 0 <= figures.agreement < 1, "at another willingness to pay it chooses otherwise"
+    assert figures.gain is not None
+    assert figures.gain >= 0
+    assert figures.ms is not None
+    assert figures.ms > 0
     assert "In shadow on 20 live queries" in str(shadow_summary(service.engine, digest))
 
 

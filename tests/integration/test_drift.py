@@ -1,4 +1,4 @@
-"""Windows read from Postgres, looked at, and what is kept of it."""
+"""Windows read from Postgres, checked and kept."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,7 @@ def release(release_folder: Path) -> Release:
 
 @pytest.fixture
 def send(engine: Engine, release: Release) -> Send:
-    """Decisions with an answer and a vote each, as good as foreseen unless told."""
+    """Decisions with an answer and a vote each, as good as predicted unless a test says otherwise."""
     insert_releases(engine, [release_row(release.manifest, "1")])
     rng = np.random.default_rng(0)
     return partial(log_decisions, engine, release, rng)

@@ -280,7 +280,7 @@ def test_a_cascade_raises_beta_and_what_only_people_can_mend_is_told(platform: P
             signal = Signal(name, None, "x", 0.1, 0.9, 0.8, 0.15, 1e-9, 100, True)
             open_alert(connection, NewAlert(signal, "propose", *release, window_id=1))
     cascade, dear = (text for _, text in repair()["closed"])
-    assert dear == "people were told; nothing is repaired by itself"
+    assert dear == "people were notified; this alert has no automatic repair"
     version = platform.alias(CHALLENGER)
     assert version is not None, cascade
     manifest = read_manifest(platform.scene.registry.fetch(version))
@@ -293,7 +293,7 @@ def test_an_alert_about_another_release_than_the_champion_mends_nothing(
     with platform.engine.begin() as connection:
         signal = Signal("latency-cascade", None, "x", 0.1, 0.9, 0.8, 0.15, 1e-9, 100, True)
         open_alert(connection, NewAlert(signal, "act", "another", "7", window_id=1))
-    assert repair()["closed"] == [[1, "release 7 is not champion: nothing to mend"]]
+    assert repair()["closed"] == [[1, "release 7 is not champion: nothing to repair"]]
     assert platform.alias(CHALLENGER) is None
 
 
@@ -307,8 +307,8 @@ def test_an_alert_ends_the_canary(platform: Platform) -> None:
     registry.set_canary(Canary("2", 0.1))
     drifted(platform)
     assert registry.canary() is None
-    steps = [step for step in read_audit(platform.engine) if step["what"] == "return canary"]
-    assert steps[0]["result"] == "release 2 answers nobody any more"
+    steps = [step for step in read_audit(platform.engine) if step["what"] == "end canary"]
+    assert steps[0]["result"] == "release 2 gets no more traffic"
 
 
 def test_the_report_is_on_the_release_and_in_the_table(platform: Platform) -> None:

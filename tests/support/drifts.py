@@ -14,7 +14,7 @@ def window(seed: int = 0, count: int = 600, **changes: Any) -> Window:
     """Decisions without drift, but for what changes say.
 
     changes: worse={llm: by how much}, longer={llm: times the tokens}, slower={llm: times the seconds},
-    waits={llm: times the seconds foreseen}, shares=(of LLMS), unseen=share, dearer=times the cost,
+    waits={llm: times the seconds predicted}, shares=(of LLMS), unseen=share, dearer=times the cost,
     votes=share of the decisions, moved=how far the embeddings.
     """
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ def log_decisions(
     votes: bool = True,
     **more: Any,
 ) -> list[dict[str, Any]]:
-    """As good as foreseen, less ``worse``; a share of the queries of no known domain; more: what rows
+    """As good as predicted, less ``worse``; a share of the queries of no known domain; more: what rows
     have otherwise."""
     rows = [{**row, **more} for row in decide(release, count)]
     for row in rows:
@@ -35,7 +35,7 @@ def log_decisions(
     return rows
 
 
-def foreseen(row: dict[str, Any], name: str) -> float:
+def predicted(row: dict[str, Any], name: str) -> float:
     return float(row["scores"][row["llm"]][name])
 
 
@@ -49,15 +49,15 @@ def answer(row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         "error": None,
         "attempts": [],
         "prompt_tokens": 20,
-        "response_tokens": round(foreseen(row, "response_tokens") * factor),
-        "cost_usd": foreseen(row, "cost_usd") * factor,
+        "response_tokens": round(predicted(row, "response_tokens") * factor),
+        "cost_usd": predicted(row, "cost_usd") * factor,
         "first_token_seconds": 0.1,
-        "seconds": foreseen(row, "seconds") * factor,
+        "seconds": predicted(row, "seconds") * factor,
         "streamed": False,
         "key_id": None,
     }
 
 
 def graded(row: dict[str, Any], worse: float, rng: np.random.Generator) -> dict[str, Any]:
-    quality = np.clip(foreseen(row, "quality") - worse + rng.normal(0, 0.1), 0, 1)
+    quality = np.clip(predicted(row, "quality") - worse + rng.normal(0, 0.1), 0, 1)
     return vote(row, satisfied=None, quality=float(quality), source=f"u{rng.integers(9)}")

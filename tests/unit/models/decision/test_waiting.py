@@ -14,7 +14,7 @@ def served(
     factor: float = 1.0,
     spread: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray, WaitingTracker, float]:
-    """A queue with known truth: what the tracker foresaw of each arrival, and what it waited.
+    """A queue with known truth: the wait expected of each arrival, and its wait.
 
     Service times are log-normal around ``factor`` times what was predicted of each.
     """
@@ -24,27 +24,27 @@ def served(
     arrivals = np.cumsum(rng.exponential(service.mean() / servers / load, count))
     free = [0.0] * servers
     events: list[tuple[float, str]] = []
-    foreseen, waited = np.empty(count), np.empty(count)
+    expected, waited = np.empty(count), np.empty(count)
     for i, now in enumerate(arrivals):
         while events and events[0][0] <= now:
             at, identity = heapq.heappop(events)
             tracker.finish("a", identity, at)
-        foreseen[i] = tracker.delays(["a"], now).waiting[0]
+        expected[i] = tracker.delays(["a"], now).waiting[0]
         start = max(now, heapq.heappop(free))
         waited[i] = start - now
         heapq.heappush(free, start + service[i])
         tracker.arrive("a", str(i), Request(predicted[i], 0.1), now)
         heapq.heappush(events, (start + service[i], str(i)))
-    return foreseen, waited, tracker, float(arrivals[-1])
+    return expected, waited, tracker, float(arrivals[-1])
 
 
 @pytest.mark.parametrize("servers", [1, 4, 16])
 @pytest.mark.parametrize(("load", "factor"), [(0.8, 1.0), (0.95, 0.5), (0.95, 2.0), (1.3, 1.0)])
 def test_the_waiting_is_right_within_a_fifth(servers: int, load: float, factor: float) -> None:
     rng = np.random.default_rng(0)
-    foreseen, waited, *_ = served(rng, servers, load, 2500, factor)
-    assert foreseen[500:].mean() == pytest.approx(waited[500:].mean(), rel=0.2)
-    assert np.corrcoef(foreseen[500:], waited[500:])[0, 1] > 0.8
+    expected, waited, *_ = served(rng, servers, load, 2500, factor)
+    assert expected[500:].mean() == pytest.approx(waited[500:].mean(), rel=0.2)
+    assert np.corrcoef(expected[500:], waited[500:])[0, 1] > 0.8
 
 
 def test_it_recovers_after_a_burst(rng: np.random.Generator) -> None:

@@ -21,7 +21,7 @@ def test_an_empty_window_has_no_figures() -> None:
     assert domain_shares(found) == {}
 
 
-def test_residuals_are_observed_less_foreseen() -> None:
+def test_residuals_are_observed_less_predicted() -> None:
     rows = pd.DataFrame(
         {
             "llm": ["a"],

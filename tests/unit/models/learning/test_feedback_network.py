@@ -24,7 +24,7 @@ def test_an_untaught_network_has_no_say(network: FeedbackNetwork, rng: np.random
 
 
 @pytest.mark.parametrize("graded", [True, False])
-def test_a_candidate_that_does_worse_than_foreseen_is_scored_down(
+def test_a_candidate_that_does_worse_than_predicted_is_scored_down(
     network: FeedbackNetwork, rng: np.random.Generator, graded: bool
 ) -> None:
     for _ in range(200):

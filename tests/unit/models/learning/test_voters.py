@@ -5,7 +5,7 @@ from models.learning.voters import LARGEST_SHARE, Voters
 
 
 def run(voters: Voters, rng: np.random.Generator, names: list[str], liars: set[str]) -> None:
-    """1,500 votes on answers that satisfy with 0.5 to 0.95, as foreseen."""
+    """1,500 votes on answers that satisfy with 0.5 to 0.95, as predicted."""
     for _ in range(1500):
         name = names[int(rng.integers(len(names)))]
         expected = float(rng.uniform(0.5, 0.95))

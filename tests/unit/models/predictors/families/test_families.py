@@ -49,7 +49,7 @@ def predicted(learned: FeatureMap, on: QueryInputs) -> np.ndarray:
     return np.asarray(combined + heads.intercepts)
 
 
-def test_it_foresees_unseen_queries(learned: FeatureMap) -> None:
+def test_it_predicts_unseen_queries(learned: FeatureMap) -> None:
     fresh, truth = made_up(1)
     got = predicted(learned, fresh)
     for column in range(2):
