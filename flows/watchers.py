@@ -14,7 +14,7 @@ from flows.context import Scene
 from infra.registry.records import CHAMPION
 from infra.settings import Settings
 from models.release.manifest import read_manifest
-from monitoring.drift.alert_log import list_alerts
+from monitoring.drift.alert_log import open_alerts
 from monitoring.drift.checks import waiting
 from monitoring.learning.policy_states import last_cursor
 from monitoring.store.feedback import last_position
@@ -51,8 +51,8 @@ class Watch:
             run_deployment(CHECK_DRIFT, timeout=0, as_subflow=False)
             self._asked_at, self._window = time.monotonic(), after
         before = datetime.now(UTC) - EVENT_TIME
-        rows = list_alerts(self.scene.engine, only_open=True)
-        missed = {row["id"] for row in rows if row["raised_at"] < before} - self._alerts
+        alerts = open_alerts(self.scene.engine)
+        missed = {alert.id for alert in alerts if alert.raised_at < before} - self._alerts
         if missed:
             run_deployment(REPAIR, timeout=0, as_subflow=False)
             self._alerts |= missed

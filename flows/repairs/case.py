@@ -1,4 +1,4 @@
-"""An open alert, and what its repair came to."""
+"""An open alert, and the result of its repair."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flows.promotion import Settled, settle
 from models.drift.signals import Signal
 from models.errors import MixLLMError
 from models.release.manifest import Manifest, read_manifest
+from monitoring.drift.alert_log import Alert
 from monitoring.release_gate.judge import Trial
 from monitoring.store.audit import Step, note
 
@@ -21,9 +22,13 @@ class NotYet(Exception):
 
 @dataclass(frozen=True)
 class Made:
-    """What a repair came to. version, state: of the release it made, if one."""
+    """The result of a repair.
 
-    says: str
+    message: in a sentence.
+    version, state: of the release it made, if one.
+    """
+
+    message: str
     version: str | None = None
     state: str | None = None
 
@@ -33,20 +38,20 @@ class Case:
     """One open alert."""
 
     scene: Scene
-    row: dict[str, Any]
+    alert: Alert
 
     @property
     def number(self) -> int:
-        return int(self.row["id"])
+        return self.alert.id
 
     @property
     def signal(self) -> Signal:
-        return Signal(**self.row["signal"])
+        return Signal(**self.alert.signal)
 
     @property
     def acts(self) -> bool:
         """Whether what passes the gate is promoted too, and what needs no release is done."""
-        return bool(self.row["mode"] == "act")
+        return self.alert.mode == "act"
 
     @property
     def data(self) -> str:

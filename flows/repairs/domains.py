@@ -25,7 +25,7 @@ NAMED_BY: Final = 3
 def recluster(case: Case) -> Made:
     """Make a domain of the queries of no known one; refit the candidates that answered enough."""
     version, folder, manifest = case.base()
-    queries = unseen_queries(case.scene.engine, manifest.digest, case.row["since_position"])
+    queries = unseen_queries(case.scene.engine, manifest.digest, case.alert.since_position)
     if len(queries.embeddings) < LEAST_QUERIES:
         raise NotYet(
             f"{len(queries.embeddings)} queries of no known domain, {LEAST_QUERIES} needed"
@@ -38,15 +38,15 @@ def recluster(case: Case) -> Made:
         change = f"alert {case.number}: domain {name!r} of {len(queries.embeddings)} queries"
         new: str = register_change(changed, version, change, None, case.scene.settings)
     case.note("recluster", change, f"release {new}")
-    says, state = f"domain {name!r} of {len(queries.embeddings)} queries", None
+    message, state = f"domain {name!r} of {len(queries.embeddings)} queries", None
     if case.scene.settings.data is not None:
         refits = update_predictors(case.data, new, LEAST_IN_DOMAIN)
         if refits["version"] is not None:
             new, state = refits["version"], refits["state"]
-            says += f", refitted {', '.join(refits['refitted'])}"
+            message += f", refitted {', '.join(refits['refitted'])}"
     if state is None or (case.acts and state == "challenger"):
         state = case.settle(new)
-    return Made(f"release {new}, {state}: {says}", new, state)
+    return Made(f"release {new}, {state}: {message}", new, state)
 
 
 def name_of(texts: list[str], others: list[str]) -> str:

@@ -14,7 +14,7 @@ from flows.repairs.policy import leave_out_voter, rollback_policy
 from flows.repairs.predictor import refit
 from flows.repairs.release import raise_beta, retrain, retune
 from models.drift.alerts import KINDS
-from monitoring.drift.alert_log import close_alert, list_alerts
+from monitoring.drift.alert_log import close_alert, open_alerts
 from monitoring.drift.alert_text import alert_details, alert_text, alert_title
 from monitoring.drift.notify import notify
 from monitoring.store.audit import read_audit
@@ -32,25 +32,25 @@ def repair() -> dict[str, Any]:
     closed: list[list[Any]] = []
     waiting: list[list[Any]] = []
     with exclusive(scene.engine, "repair"):
-        for row in list_alerts(scene.engine, only_open=True):
-            outcome = repair_one(Case(scene, row))
-            (waiting if outcome is None else closed).append([row["id"], outcome])
+        for alert in open_alerts(scene.engine):
+            outcome = repair_one(Case(scene, alert))
+            (waiting if outcome is None else closed).append([alert.id, outcome])
     return {"closed": closed, "waiting": waiting}
 
 
 def repair_one(case: Case) -> str | None:
     """Repair one alert; returns the outcome, None where it is to be tried again."""
-    log, row = get_run_logger(), case.row
+    log, alert = get_run_logger(), case.alert
     steps = read_audit(case.scene.engine, case.number)
     if not any(
         step["what"] in TELLS for step in steps
     ):  # the flow that raised it died before notifying
         notify_people(case, "tell people", "", {})
-    if row["mode"] == "observe":
+    if alert.mode == "observe":
         return close(case, "observed")
-    if row["release_digest"] != case.base()[2].digest:
-        return close(case, f"release {row['release_version']} is not champion: nothing to repair")
-    name = KINDS[row["name"]].repair
+    if alert.release_digest != case.base()[2].digest:
+        return close(case, f"release {alert.release_version} is not champion: nothing to repair")
+    name = KINDS[alert.name].repair
     try:
         made = REPAIRS[name](case)
     except NotYet as error:
@@ -64,14 +64,14 @@ def repair_one(case: Case) -> str | None:
         if failed < ATTEMPTS:
             return None
         return close(case, f"{name} failed {ATTEMPTS} times: {error}")
-    case.note(name, alert_title(case.signal), made.says, version=made.version, state=made.state)
-    return close(case, made.says)
+    case.note(name, alert_title(case.signal), made.message, version=made.version, state=made.state)
+    return close(case, made.message)
 
 
 def close(case: Case, outcome: str) -> str:
     """Close the alert and notify people of the outcome."""
     close_alert(case.scene.engine, case.number, outcome)
-    if case.row["mode"] != "observe":
+    if case.alert.mode != "observe":
         notify_people(case, "tell people what came of it", outcome, {"outcome": outcome})
     get_run_logger().info("alert %d: %s", case.number, outcome)
     return outcome
@@ -79,7 +79,7 @@ def close(case: Case, outcome: str) -> str:
 
 def notify_people(case: Case, what: str, outcome: str, more: dict[str, Any]) -> None:
     scene, signal = case.scene, case.signal
-    version = case.row["release_version"]
+    version = case.alert.release_version
     details = alert_details(case.number, signal, version, scene.rules, "mixllm drift list") | more
     text = f"{outcome}\n{alert_text(details)}".strip()
     sent = notify(scene.settings, alert_title(signal), text, details)

@@ -11,10 +11,10 @@ from monitoring.learning.policy_states import list_states
 
 def rollback_policy(case: Case) -> Made:
     """Go back to the newest good policy state from before the window."""
-    engine, release = case.scene.engine, case.row["release_digest"]
+    engine, release = case.scene.engine, case.alert.release_digest
     if "refused" in case.signal.what:
         return Made("the last good policy state serves already")
-    begun = kept_window(engine, case.row["window_id"]).started_at
+    begun = kept_window(engine, case.alert.window_id).started_at
     good = [
         row["version"]
         for row in list_states(engine, release)
@@ -31,7 +31,7 @@ def rollback_policy(case: Case) -> Made:
 
 def leave_out_voter(case: Case) -> Made:
     """The voter is held already; leave out what was learned of it before that, too."""
-    voter = str(case.row["subject"])
+    voter = str(case.alert.subject)
     if not case.acts:
         return Made(
             f"{voter} is held; proposed, to unlearn what it taught before: "

@@ -28,12 +28,12 @@ HELD_OUT: Final = 0.25
 
 def refit(case: Case) -> Made:
     """Move the one predictor to where its candidate's answers lie since the drift began."""
-    name = str(case.row["subject"])
+    name = str(case.alert.subject)
     with exclusive(case.scene.engine, f"predictor {name}"):
         version, folder, manifest = case.base()
         if name not in manifest.predictors:
             return Made(f"{name} is no longer a candidate of release {version}")
-        after = last_vote_before(case.scene.engine, case.row["since_position"])
+        after = last_vote_before(case.scene.engine, case.alert.since_position)
         change = recalibrate(case, name, folder, manifest, after)
         if isinstance(change, NotYet):
             raise change

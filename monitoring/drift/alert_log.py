@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,26 @@ class NewAlert:
     since: int = 0
 
 
+@dataclass(frozen=True)
+class Alert:
+    """An open alert.
+
+    signal: the fields of the ``Signal`` that raised it.
+    window_id, since_position, mode: see ``NewAlert``.
+    """
+
+    id: int
+    name: str
+    subject: str | None
+    release_digest: str
+    release_version: str
+    window_id: int
+    since_position: int
+    raised_at: datetime
+    signal: Mapping[str, Any]
+    mode: str
+
+
 def open_alert(connection: Connection, alert: NewAlert) -> int:
     """Keep a new alert, with its first line in the audit; returns its id."""
     signal = alert.signal
@@ -70,7 +91,7 @@ def open_alert(connection: Connection, alert: NewAlert) -> int:
 
 
 def close_alert(engine: Engine, identity: int, outcome: str) -> None:
-    """What its repair came to; the audit has the steps."""
+    """Close an alert with the outcome of its repair; the audit has the steps."""
     values = {"state": CLOSED, "outcome": outcome, "closed_at": datetime.now(UTC)}
     with engine.begin() as connection:
         connection.execute(update(alerts).where(alerts.c.id == identity).values(values))
@@ -86,6 +107,12 @@ def list_alerts(
         statement = select(alerts).where(alerts.c.state == OPEN).order_by(alerts.c.id)
     with engine.connect() as connection:
         return [dict(row) for row in connection.execute(statement).mappings()]
+
+
+def open_alerts(engine: Engine) -> list[Alert]:
+    """In the order in which they were raised."""
+    rows = list_alerts(engine, only_open=True)
+    return [Alert(**{name: row[name] for name in Alert.__dataclass_fields__}) for row in rows]
 
 
 def read_alert(engine: Engine, identity: int) -> dict[str, Any]:

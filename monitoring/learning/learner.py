@@ -6,7 +6,7 @@ state exactly when the state's cursor has passed it, whatever was killed when.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ from monitoring.learning.policy_states import (
     state_of,
     write_state,
 )
-from monitoring.store.feedback import reward_of
+from monitoring.learning.vote import LoggedVote
 from monitoring.store.locks import try_lock
 from monitoring.store.releases import Parts, known_releases
 from monitoring.store.tables import decisions, feedback
@@ -34,8 +34,6 @@ from monitoring.store.tables import decisions, feedback
 LEARNER_LOCK: Final = 77_202_513
 # Votes of one transaction: a learner that is killed does no more than this again.
 BATCH: Final = 5_000
-# Voters without a key are distinguished by the source, which a client may choose freely.
-KEYLESS: Final = "source:"
 Progress = Callable[[int], None] | None
 
 
@@ -45,7 +43,10 @@ class Busy(StoreError):
 
 @dataclass(frozen=True)
 class Subject:
-    """What is taught. untaught: the release's state before any vote. parts: of the release."""
+    """The release that is taught.
+
+    untaught: its state before any vote.
+    """
 
     untaught: PolicyState
     parts: Parts
@@ -53,11 +54,69 @@ class Subject:
 
 @dataclass(frozen=True)
 class Learned:
-    """version: the state's, None where there was nothing to learn. votes: read by this call."""
+    """A state after learning.
+
+    version: the state's, None where there was nothing to learn.
+    votes: read by this call.
+    """
 
     version: int | None
     state: PolicyState
     votes: int
+
+
+@dataclass(frozen=True)
+class WaitingVote(LoggedVote):
+    """A vote to learn from.
+
+    predicted: the quality predicted of who answered.
+    replaced_reward: of the vote that this one corrects.
+    """
+
+    predicted: float | None
+    replaced_reward: float | None
+
+    def to_apply(self, subject: Subject, release: str, known: Mapping[str, Parts]) -> Vote | str:
+        """The vote as a release's state applies it, or why it cannot teach this release.
+
+        known: the parts of the releases that decided.
+        """
+        if self.embedding is None:
+            return "no routed decision"
+        if len(self.embedding) != 4 * subject.untaught.directions.shape[1]:
+            return "an embedding of another width"
+        if self.quality is None and self.satisfied is None:
+            return "no judgement"
+        if self.predicted is None:
+            return "nothing was predicted of who answered"
+        if reason := self._made_elsewhere(subject, release, known):
+            return reason
+        return Vote(
+            position=self.position,
+            decision=self.decision_id.bytes,
+            llm=self.llm,
+            embedding=np.frombuffer(self.embedding, dtype="<f4"),
+            predicted=self.predicted,
+            reward=self.reward,
+            graded=self.quality is not None,
+            voter=self.voter,
+            replaced=self.replaced_reward,
+        )
+
+    def _made_elsewhere(
+        self, subject: Subject, release: str, known: Mapping[str, Parts]
+    ) -> str | None:
+        """Why a vote on another release's decision says nothing of this one, if so."""
+        if self.release_digest == release:
+            return None
+        decided = known.get(self.release_digest or "")
+        if decided is None:
+            return "an unknown release decided"
+        if decided.encoder != subject.parts.encoder:
+            return "another encoder"
+        if decided.predictors.get(self.llm) != subject.parts.predictors.get(self.llm):
+            return "another predictor"
+        return None
 
 
 def learn(
@@ -158,62 +217,25 @@ def replay(
     skips = Skips.of(connection, state.release)
     parts = known_releases(connection)
     count = 0
-    for row in votes_after(connection, state.cursor, limit, upto):
+    for logged in votes_after(connection, state.cursor, limit, upto):
         count += 1
-        voter = row["key_id"] or KEYLESS + row["source"]
-        if skips.covers(row["position"], voter):
-            state.cursor = row["position"]
+        if skips.covers(logged.position, logged.voter):
+            state.cursor = logged.position
             continue
-        reason = why_not(row, subject, state.release, parts)
-        if reason is not None:
-            state.pass_over(reason, row["position"])
-            continue
-        state.apply(
-            Vote(
-                position=row["position"],
-                decision=row["decision_id"].bytes,
-                llm=row["llm"],
-                embedding=np.frombuffer(row["embedding"], dtype="<f4"),
-                predicted=row["predicted"],
-                reward=reward_of(row),
-                graded=row["quality"] is not None,
-                voter=voter,
-                replaced=row["replaced_reward"],
-            )
-        )
+        vote = logged.to_apply(subject, state.release, parts)
+        if isinstance(vote, Vote):
+            state.apply(vote)
+        else:
+            state.pass_over(vote, logged.position)
     return count
-
-
-def why_not(
-    row: dict[str, Any], subject: Subject, release: str, known: dict[str, Parts]
-) -> str | None:
-    """Why a vote cannot teach this release, if so."""
-    if row["embedding"] is None:
-        return "no routed decision"
-    if len(row["embedding"]) != 4 * subject.untaught.directions.shape[1]:
-        return "an embedding of another width"
-    if row["quality"] is None and row["satisfied"] is None:
-        return "no judgement"
-    if row["predicted"] is None:
-        return "nothing was predicted of who answered"
-    if row["release_digest"] == release:
-        return None
-    decided = known.get(row["release_digest"])
-    if decided is None:
-        return "an unknown release decided"
-    if decided.encoder != subject.parts.encoder:
-        return "another encoder"
-    if decided.predictors.get(row["llm"]) != subject.parts.predictors.get(row["llm"]):
-        return "another predictor"
-    return None
 
 
 def votes_after(
     connection: Connection, cursor: int, limit: int, upto: int | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[WaitingVote]:
     """Votes with what their decisions say, in the order of the log."""
     for row in connection.execute(votes_query(cursor, limit, upto)).mappings():
-        yield dict(row)
+        yield WaitingVote(**row)
 
 
 def votes_query(cursor: int, limit: int, upto: int | None = None) -> Select[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,11 +17,10 @@ from models.learning.off_policy import LoggedVotes
 from models.predictors.compiled import CompiledPredictors
 from models.predictors.refitting import GradedAnswers
 from models.release.manifest import Manifest
-from monitoring.learning.learner import KEYLESS
 from monitoring.learning.policy_states import Skips
+from monitoring.learning.vote import LoggedVote
 from monitoring.store import tables
-from monitoring.store.feedback import reward_of
-from monitoring.store.releases import known_releases
+from monitoring.store.releases import Parts, known_releases
 from monitoring.store.tables import decisions, feedback
 
 # The newest votes that an evaluation reads.
@@ -29,11 +28,49 @@ MOST_VOTES: Final = 50_000
 
 
 @dataclass(frozen=True)
-class Votes:
-    """n votes, the last of each (decision, source, key). rows: as the log has them. inputs: of the
-    queries. left_out: reason → how many votes are not among them."""
+class AnsweredVote(LoggedVote):
+    """A vote with the answer that it judges and the decision behind it.
 
-    rows: Sequence[dict[str, Any]]
+    cost_usd: None where only prices tell.
+    chosen: the candidate that was decided for; another one may have answered.
+    scores: candidate → its terms, of those that were permitted.
+    embedding, form, query_tokens: of the query, as predictors read it; form: float32, little-endian.
+    """
+
+    prompt_tokens: int | None
+    response_tokens: int | None
+    cost_usd: float | None
+    chosen: str
+    propensity: float
+    willingness_to_pay: float
+    scores: Mapping[str, Any]
+    form: bytes | None
+    query_tokens: float | None
+
+    def left_out_because(
+        self, manifest: Manifest, parts: Parts | None, held: Collection[str], skips: Skips
+    ) -> str | None:
+        """Why it says nothing of a release, if so. parts: of the release that decided."""
+        if self.embedding is None or self.form is None or self.query_tokens is None:
+            return "no routed decision"
+        if parts is None or parts.encoder != manifest.encoder.encoder:
+            return "another encoder"
+        if self.voter in held:
+            return "a held voter"
+        if skips.covers(self.position, self.voter):
+            return "skipped"
+        return None
+
+
+@dataclass(frozen=True)
+class Votes:
+    """n votes, the last of each (decision, source, key).
+
+    inputs: of the queries.
+    left_out: reason → how many votes are not among them.
+    """
+
+    rows: Sequence[AnsweredVote]
     inputs: QueryInputs
     left_out: dict[str, int]
 
@@ -61,33 +98,25 @@ def read_votes(
     with engine.connect() as connection:
         skips, known = Skips.of(connection, manifest.digest), known_releases(connection)
         for row in connection.execute(votes_query(after, graded=graded)).mappings():
-            parts = known.get(row["release_digest"])
-            voter = row["key_id"] or KEYLESS + row["source"]
-            reason = None
-            if row["embedding"] is None or row["form"] is None or row["query_tokens"] is None:
-                reason = "no routed decision"
-            elif parts is None or parts.encoder != manifest.encoder.encoder:
-                reason = "another encoder"
-            elif voter in held:
-                reason = "a held voter"
-            elif skips.covers(row["position"], voter):
-                reason = "skipped"
+            vote = AnsweredVote(**row)
+            parts = known.get(vote.release_digest or "")
+            reason = vote.left_out_because(manifest, parts, held, skips)
             if reason is None:
-                kept.append(dict(row))
+                kept.append(vote)
             else:
                 left_out[reason] = left_out.get(reason, 0) + 1
     kept.reverse()
     return Votes(kept, inputs_of(kept), left_out)
 
 
-def inputs_of(rows: Sequence[dict[str, Any]]) -> QueryInputs:
+def inputs_of(votes: Sequence[AnsweredVote]) -> QueryInputs:
     """What predictors read of the decisions' queries."""
-    if not rows:
+    if not votes:
         return QueryInputs(np.zeros((0, 0), np.float32), np.zeros((0, FORM_WIDTH)), np.zeros(0))
     return QueryInputs(
-        np.stack([np.frombuffer(row["embedding"], dtype="<f4") for row in rows]),
-        np.stack([np.frombuffer(row["form"], dtype="<f4") for row in rows]),
-        np.array([row["query_tokens"] for row in rows]),
+        np.stack([np.frombuffer(vote.embedding or b"", dtype="<f4") for vote in votes]),
+        np.stack([np.frombuffer(vote.form or b"", dtype="<f4") for vote in votes]),
+        np.array([vote.query_tokens for vote in votes]),
     )
 
 
@@ -174,19 +203,19 @@ def graded_answers(votes: Votes, candidates: Sequence[str]) -> LoggedAnswers:
     """Votes as training rows; those without tokens are left out."""
     keep = [
         i
-        for i, row in enumerate(votes.rows)
-        if row["llm"] in candidates
-        and row["prompt_tokens"] is not None
-        and row["response_tokens"] is not None
+        for i, vote in enumerate(votes.rows)
+        if vote.llm in candidates
+        and vote.prompt_tokens is not None
+        and vote.response_tokens is not None
     ]
     rows = [votes.rows[i] for i in keep]
 
     def column(name: str) -> np.ndarray:
-        return np.array([row[name] for row in rows], dtype=np.float64)
+        return np.array([getattr(vote, name) for vote in rows], dtype=np.float64)
 
     answers = GradedAnswers(
-        ids=[f"{row['decision_id']} {row['source']} {row['key_id'] or ''}" for row in rows],
-        llms=[row["llm"] for row in rows],
+        ids=[f"{vote.decision_id} {vote.source} {vote.key_id or ''}" for vote in rows],
+        llms=[vote.llm for vote in rows],
         inputs=votes.inputs[np.array(keep, dtype=int)],
         quality=column("quality"),
         prompt_tokens=column("prompt_tokens"),
@@ -201,14 +230,14 @@ def logged_votes(
 ) -> tuple[LoggedVotes, list[np.ndarray], list[str], int]:
     """(the log, each release's probabilities (n, L), the L candidates, votes left out).
 
-    Of every release's choices: the argmax of its score among those that were permitted when it was
-    decided, at the same willingness to pay. Left out: votes on an answer of another candidate than the
-    decision chose, whose propensity nobody knows. What is predicted is the first release's word,
-    or the second's of a candidate that the first does not have.
+    A release chooses the highest score among the candidates that were permitted when it was decided,
+    at the same willingness to pay. Left out: votes on an answer of another candidate than the decision
+    chose, whose propensity is unknown. Qualities are predicted by the first release, or by the second
+    for a candidate that the first does not have.
     """
     names = sorted({name for compiled, _ in releases for name in compiled.candidates})
     places = {name: i for i, name in enumerate(names)}
-    usable = [i for i, r in enumerate(votes.rows) if r["llm"] == r["chosen"] and r["llm"] in places]
+    usable = [i for i, v in enumerate(votes.rows) if v.llm == v.chosen and v.llm in places]
     rows = [votes.rows[i] for i in usable]
     inputs = votes.inputs[np.array(usable, dtype=int)]
     model, targets = np.full((len(rows), len(names)), 0.5), []
@@ -217,18 +246,18 @@ def logged_votes(
         target = np.zeros((len(rows), len(names)))
         estimates = compiled.estimate(inputs)
         model[:, columns] = estimates.quality
-        for i, row in enumerate(rows):
+        for i, vote in enumerate(rows):
             one = estimates[i : i + 1]
-            totals = score(one, defaults, row["willingness_to_pay"]).total[0]
-            permitted = np.array([name in row["scores"] for name in compiled.candidates])
+            totals = score(one, defaults, vote.willingness_to_pay).total[0]
+            permitted = np.array([name in vote.scores for name in compiled.candidates])
             if permitted.any():
                 scores = np.where(permitted, totals, -np.inf)
                 target[i, columns] = probabilities(scores, one.cost[0], None)
         targets.append(target)
     log = LoggedVotes(
-        choice=np.array([places[row["llm"]] for row in rows], dtype=int),
-        propensity=np.array([row["propensity"] for row in rows]),
-        reward=np.array([reward_of(row) for row in rows]),
+        choice=np.array([places[vote.llm] for vote in rows], dtype=int),
+        propensity=np.array([vote.propensity for vote in rows]),
+        reward=np.array([vote.reward for vote in rows]),
         model=model,
     )
     return log, targets[::-1], names, len(votes) - len(rows)

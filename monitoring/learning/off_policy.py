@@ -46,24 +46,24 @@ def compare_releases(
         return None
     first, other = f"release {version}", f"release {against}"
     policies = dict(zip((first, other), targets, strict=True))
-    found = compare_policies(log, policies, first, other)
-    found["best_single"] = names[found["best_single"]]
+    comparison = compare_policies(log, policies, first, other)
+    comparison["best_single"] = names[comparison["best_single"]]
     left_out = {**votes.left_out, "another LLM than the chosen answered": unusable}
-    found["left_out"] = {reason: count for reason, count in left_out.items() if count}
-    note(registry, version, against, found)
-    return found
+    comparison["left_out"] = {reason: count for reason, count in left_out.items() if count}
+    note(registry, version, against, comparison)
+    return comparison
 
 
-def note(registry: Registry, version: str, against: str, found: dict[str, Any]) -> None:
+def note(registry: Registry, version: str, against: str, comparison: dict[str, Any]) -> None:
     """Keep the report as an artifact and the verdict in the version's tags."""
-    gain = found["gain"]
+    gain = comparison["gain"]
     tags = {
-        "ope.verdict": found["verdict"],
+        "ope.verdict": comparison["verdict"],
         "ope.against": against,
         "ope.gain": f"{gain['value']:.4f} [{gain['low']:.4f}, {gain['high']:.4f}]",
     }
     with tempfile.TemporaryDirectory() as name:
         files = [Path(name) / "ope.json", Path(name) / "ope.md"]
-        files[0].write_text(json.dumps(found, indent=1) + "\n")
-        files[1].write_text(ope_table(found) + "\n")
+        files[0].write_text(json.dumps(comparison, indent=1) + "\n")
+        files[1].write_text(ope_table(comparison) + "\n")
         registry.note_evaluation(version, "ope", files, tags)

@@ -162,9 +162,9 @@ def test_the_first_answer_to_a_decision_stays_and_is_counted_once(engine: Engine
     old = {**row, "decision_id": str(uuid4()), "finished_at": "2020-01-01T00:00:00+00:00"}
     insert_answers(engine, [old])
     assert spent_this_month(engine) == {"k": 0.5, "late": 0.5, "lost": 0.25}
-    found = read_answer(engine, UUID(identity))
-    assert found is not None
-    assert {key: found[key] for key in ("llm", "cost_usd", "attempts")} == {
+    answer = read_answer(engine, UUID(identity))
+    assert answer is not None
+    assert {key: answer[key] for key in ("llm", "cost_usd", "attempts")} == {
         "llm": "a", "cost_usd": 0.5, "attempts": [{"llm": "a"}]
     }  # fmt: skip
     assert month_start(datetime(2026, 2, 3, 4, tzinfo=UTC)) == datetime(2026, 2, 1, tzinfo=UTC)

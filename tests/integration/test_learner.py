@@ -51,21 +51,21 @@ def test_every_vote_is_learned_once_and_a_rebuilt_state_is_the_same_bytes(
 ) -> None:
     fill(engine, release, 60)
     subject = subject_of(release)
-    found = learn(engine, subject, batch=17)
-    assert found.votes == 60
-    assert found.state.counts["applied"] == 60
-    assert found.state.cursor == last_position(engine)
+    result = learn(engine, subject, batch=17)
+    assert result.votes == 60
+    assert result.state.counts["applied"] == 60
+    assert result.state.cursor == last_position(engine)
     again = learn(engine, subject)
-    assert (again.votes, again.version) == (0, found.version)
+    assert (again.votes, again.version) == (0, result.version)
     learned, same = rebuild(engine, subject)
     assert same
-    assert learned.version == found.version
+    assert learned.version == result.version
     assert subject.untaught.cursor == 0, "the release's own state is left as it is"
 
 
 def test_without_votes_there_is_no_state(engine: Engine, release: Release) -> None:
-    found = learn(engine, subject_of(release))
-    assert (found.version, found.votes) == (None, 0)
+    result = learn(engine, subject_of(release))
+    assert (result.version, result.votes) == (None, 0)
     assert newest_mark(engine, release.digest) is None
 
 
@@ -160,13 +160,13 @@ def test_a_learner_killed_at_any_moment_applies_each_vote_once(
     deadline = time.monotonic() + 20  # Postgres ends a dead client's transaction when it notices
     while True:
         try:
-            found = learn(engine, subject_of(release))
+            result = learn(engine, subject_of(release))
             break
         except Busy:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    assert found.state.counts["applied"] == 400
-    assert found.state.cursor == last_position(engine)
+    assert result.state.counts["applied"] == 400
+    assert result.state.cursor == last_position(engine)
     assert rebuild(engine, subject_of(release))[1]
 
 

@@ -90,8 +90,8 @@ def mailbox() -> Iterator[tuple[Mailbox, int]]:
     controller.stop()
 
 
-def settings(tmp_path: Path, **told: Any) -> Settings:
-    return Settings(home=tmp_path, **told)
+def settings(tmp_path: Path, **values: Any) -> Settings:
+    return Settings(home=tmp_path, **values)
 
 
 def test_nothing_is_configured(tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_nothing_is_configured(tmp_path: Path) -> None:
 
 
 def test_a_webhook_gets_signed_json(tmp_path: Path, hook: Hook) -> None:
-    told = settings(
+    configured = settings(
         tmp_path,
         alert_webhook=SecretStr(hook.address),
         alert_webhook_secret=SecretStr("shared"),
     )
-    assert notify(told, "An LLM drifts", "evidence", DETAILS) == ["webhook sent"]
+    assert notify(configured, "An LLM drifts", "evidence", DETAILS) == ["webhook sent"]
     ((headers, body),) = hook.got
     assert json.loads(body) == {
         "title": "An LLM drifts",
@@ -117,13 +117,13 @@ def test_a_webhook_gets_signed_json(tmp_path: Path, hook: Hook) -> None:
 
 def test_mail_is_sent_to_all(tmp_path: Path, mailbox: tuple[Mailbox, int]) -> None:
     box, port = mailbox
-    told = settings(
+    configured = settings(
         tmp_path,
         smtp_url=SecretStr(f"smtp://robot:s3cret@127.0.0.1:{port}"),
         alert_to="ann@example.org, bob@example.org",
         alert_from="mixllm@example.org",
     )
-    assert notify(told, "An LLM drifts", "evidence: 0.4 → 0.2", DETAILS) == ["mail sent"]
+    assert notify(configured, "An LLM drifts", "evidence: 0.4 → 0.2", DETAILS) == ["mail sent"]
     ((receivers, content),) = box.got
     assert receivers == ["ann@example.org", "bob@example.org"]
     assert "Subject: [MixLLM] An LLM drifts" in content
@@ -134,11 +134,11 @@ def test_a_title_of_several_lines_is_one_header(
     tmp_path: Path, mailbox: tuple[Mailbox, int]
 ) -> None:
     box, port = mailbox
-    told = settings(
+    configured = settings(
         tmp_path, smtp_url=SecretStr(f"smtp://127.0.0.1:{port}"), alert_to="ann@example.org"
     )
     title = "Feedback is poisoned: u\nBcc: eve@example.org"
-    assert notify(told, title, "text", DETAILS) == ["mail sent"]
+    assert notify(configured, title, "text", DETAILS) == ["mail sent"]
     assert box.got[0][0] == ["ann@example.org"]
 
 
@@ -147,13 +147,13 @@ def test_what_cannot_be_sent_is_said_and_the_other_channel_goes_on(
 ) -> None:
     box, port = mailbox
     refusing = Hook(status=500)
-    told = settings(
+    configured = settings(
         tmp_path,
         alert_webhook=SecretStr(refusing.address),
         smtp_url=SecretStr(f"smtp://127.0.0.1:{port}"),
         alert_to="ann@example.org",
     )
-    webhook, mail = notify(told, "title", "text", DETAILS)
+    webhook, mail = notify(configured, "title", "text", DETAILS)
     refusing.close()
     assert webhook.startswith("webhook failed: ")
     assert "500" in webhook
@@ -170,16 +170,16 @@ def test_what_cannot_be_sent_is_said_and_the_other_channel_goes_on(
     ],
 )
 def test_a_bad_mail_server_is_said(tmp_path: Path, url: str, message: str) -> None:
-    told = settings(tmp_path, smtp_url=SecretStr(url), alert_to="ann@example.org")
-    (found,) = notify(told, "title", "text", DETAILS)
-    assert message in found
+    configured = settings(tmp_path, smtp_url=SecretStr(url), alert_to="ann@example.org")
+    (line,) = notify(configured, "title", "text", DETAILS)
+    assert message in line
 
 
 def test_mail_without_a_receiver_is_said(tmp_path: Path) -> None:
-    (found,) = notify(
+    (line,) = notify(
         settings(tmp_path, smtp_url=SecretStr("smtp://127.0.0.1:1")), "title", "text", DETAILS
     )
-    assert "MIXLLM_ALERT_TO is not set" in found
+    assert "MIXLLM_ALERT_TO is not set" in line
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,8 @@ def test_a_webhook_that_is_no_address_stops_nothing(
 
 
 def test_names_in_a_message_call_nobody(tmp_path: Path, hook: Hook) -> None:
-    told = settings(tmp_path, alert_webhook=SecretStr(hook.address))
-    notify(told, "voter <!channel>", "@here <http://evil.example|x> [a](http://b)", DETAILS)
+    configured = settings(tmp_path, alert_webhook=SecretStr(hook.address))
+    notify(configured, "voter <!channel>", "@here <http://evil.example|x> [a](http://b)", DETAILS)
     ((_, body),) = hook.got
     text = json.loads(body)["text"]
     assert not set("<>@") & set(text)

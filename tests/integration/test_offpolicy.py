@@ -36,8 +36,8 @@ def write_log(engine: Engine, release: Release, truth: dict[str, float]) -> None
         routing = release.route(query, RouteContext(wishes, number=float(rng.random())))
         decisions.append(decision_row(routing, by, Asked(query, "hash"), 0.001))
         reward = float(rng.random() < truth[routing.decision.llm])
-        told = {"satisfied": None, "quality": reward, "prompt_tokens": 9, "response_tokens": 30}
-        votes.append(vote(decisions[-1], source=f"u{i % 4}", **told))
+        graded = {"satisfied": None, "quality": reward, "prompt_tokens": 9, "response_tokens": 30}
+        votes.append(vote(decisions[-1], source=f"u{i % 4}", **graded))
     insert_decisions(engine, decisions)
     insert_feedback(engine, votes)
 
@@ -56,14 +56,14 @@ def test_what_a_release_would_have_earned(engine: Engine, release: Release) -> N
     assert names == sorted(release.candidates)
     for target in targets:
         assert target.sum(axis=1) == pytest.approx(np.ones(COUNT))
-    found = compare_policies(log, {"a": targets[0], "b": targets[1]}, "a", "b")
+    comparison = compare_policies(log, {"a": targets[0], "b": targets[1]}, "a", "b")
     for name, target in zip("ab", targets, strict=True):
         true = float((target * np.array([truth[n] for n in names])).sum(axis=1).mean())
-        estimate = found["policies"][name]["dr"]
+        estimate = comparison["policies"][name]["dr"]
         width = estimate["high"] - estimate["low"]
         assert estimate["low"] - width / 2 < true < estimate["high"] + width / 2
     best = max(truth, key=lambda name: truth[name])
-    assert truth[names[found["best_single"]]] > truth[best] - 0.15
+    assert truth[names[comparison["best_single"]]] > truth[best] - 0.15
 
 
 def test_a_plain_release_is_who_it_routes_to(engine: Engine, release: Release) -> None:

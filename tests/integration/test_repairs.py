@@ -57,8 +57,8 @@ class Platform:
     rules: Path
     rng: np.random.Generator
 
-    def send(self, count: int, **told: Any) -> list[dict[str, Any]]:
-        return log_decisions(self.engine, self.release, self.rng, count, **told)
+    def send(self, count: int, **changes: Any) -> list[dict[str, Any]]:
+        return log_decisions(self.engine, self.release, self.rng, count, **changes)
 
     def alias(self, name: str) -> str | None:
         return self.scene.registry.alias(name)
@@ -107,8 +107,8 @@ def drifted(platform: Platform) -> str:
     platform.send(120)
     with_it = [row for row in platform.send(120, worse=0.5) if row["llm"] == llm]
     assert len(with_it) >= 30
-    found = check_drift_flow()
-    assert ("predictor-drift", llm) in {tuple(a[1:]) for a in found["alerts"]}
+    check = check_drift_flow()
+    assert ("predictor-drift", llm) in {tuple(a[1:]) for a in check["alerts"]}
     return llm
 
 
@@ -126,9 +126,9 @@ def test_without_a_champion_what_is_scheduled_does_nothing(
 
 
 def test_a_probe_says_what_is_wrong(platform: Platform) -> None:
-    found = probe()
-    assert found["stored queries"] == ""
-    assert "127.0.0.1" in found["answers"], "no service runs here"
+    checks = probe()
+    assert checks["stored queries"] == ""
+    assert "127.0.0.1" in checks["answers"], "no service runs here"
     assert read_audit(platform.engine)[0]["why"].startswith("a probe failed: answers: ")
 
 
@@ -178,8 +178,8 @@ def test_unseen_queries_become_a_domain(platform: Platform) -> None:
     platform.send(200, unseen=0.0)
     platform.send(100, unseen=0.6)
     check_drift_flow()
-    found = repair()
-    (outcome,) = [text for _, text in found["closed"] if text and "domain" in text]
+    repairs = repair()
+    (outcome,) = [text for _, text in repairs["closed"] if text and "domain" in text]
     version = platform.alias(CHALLENGER)
     assert version is not None, outcome
     folders = [platform.scene.registry.fetch(v) for v in ("1", version)]
@@ -200,8 +200,8 @@ def test_a_repair_with_too_little_to_go_by_waits(
         more = {"response_tokens": answers.c.response_tokens * 4}
         connection.execute(update(answers).where(newest).values(more))
     check_drift_flow()
-    found = repair()
-    assert found["waiting"]
+    repairs = repair()
+    assert repairs["waiting"]
     assert "graded answers since it began, 20 are needed" in caplog.text
     assert [r for r in caplog.records if r.exc_info or "Traceback" in r.getMessage()] == []
     assert {
@@ -238,8 +238,8 @@ def test_a_lying_voter_is_left_out_in_mode_act(platform: Platform) -> None:
     insert_feedback(platform.engine, [said(row, i) for i, row in enumerate(rows)])
     learn(platform.engine, subject_of(platform.release))
     assert list_states(platform.engine)[0]["statistics"]["held_voters"] == ["source:liar"]
-    found = check_drift_flow()
-    assert [a[1:] for a in found["alerts"]] == [["feedback-poisoned", "source:liar"]]
+    check = check_drift_flow()
+    assert [a[1:] for a in check["alerts"]] == [["feedback-poisoned", "source:liar"]]
     repair()
     newest = list_states(platform.engine)[0]
     assert (newest["reason"], newest["statistics"]["held"]) == ("rebuilt", 0)
@@ -258,21 +258,21 @@ def test_an_unstable_policy_state_is_rolled_back_in_mode_act(platform: Platform)
     with platform.engine.begin() as connection:
         newest = policy_states.c.version == wild
         row = connection.execute(select(policy_states).where(newest)).mappings().one()
-        told = row["statistics"]
-        next(iter(told["candidates"].values()))["norm"] = 99.0
-        connection.execute(update(policy_states).where(newest).values(statistics=told))
+        statistics = row["statistics"]
+        next(iter(statistics["candidates"].values()))["norm"] = 99.0
+        connection.execute(update(policy_states).where(newest).values(statistics=statistics))
         # The look begins at the second hundred, which the good state had not seen.
         early = policy_states.c.version == good
         before = {"created_at": datetime(2020, 1, 1, tzinfo=UTC)}
         connection.execute(update(policy_states).where(early).values(before))
-    found = check_drift_flow(force=True)
-    assert "learning-unstable" in [a[1] for a in found["alerts"]]
+    check = check_drift_flow(force=True)
+    assert "learning-unstable" in [a[1] for a in check["alerts"]]
     repair()
     newest_state = list_states(platform.engine)[0]
     assert newest_state["reason"].startswith(f"rolled back to {good}: alert ")
 
 
-def test_a_cascade_raises_beta_and_what_only_people_can_mend_is_told(platform: Platform) -> None:
+def test_a_cascade_raises_beta_and_what_only_people_can_fix_is_reported(platform: Platform) -> None:
     platform.send(10)
     release = (platform.release.digest, "1")
     with platform.engine.begin() as connection:
@@ -287,7 +287,7 @@ def test_a_cascade_raises_beta_and_what_only_people_can_mend_is_told(platform: P
     assert manifest.defaults.beta == 2 * platform.release.manifest.defaults.beta
 
 
-def test_an_alert_about_another_release_than_the_champion_mends_nothing(
+def test_an_alert_about_another_release_than_the_champion_repairs_nothing(
     platform: Platform,
 ) -> None:
     with platform.engine.begin() as connection:
@@ -313,7 +313,7 @@ def test_an_alert_ends_the_canary(platform: Platform) -> None:
 
 def test_the_report_is_on_the_release_and_in_the_table(platform: Platform) -> None:
     platform.send(300)
-    found = check_drift_flow()
+    check = check_drift_flow()
     registry = platform.scene.registry
     run = registry.client.get_model_version(ROUTER, "1").run_id
     assert {f.path for f in registry.client.list_artifacts(run, "drift")} == {
@@ -322,8 +322,8 @@ def test_the_report_is_on_the_release_and_in_the_table(platform: Platform) -> No
     }
     assert registry.tags("1")["drift.last"].startswith("window 1: ")
     (row,) = list_windows(platform.engine)
-    assert row["report"] == found["report"]
-    assert Path(found["report"].removeprefix("file://")).is_file()
+    assert row["report"] == check["report"]
+    assert Path(check["report"].removeprefix("file://")).is_file()
 
 
 def test_a_report_whose_flow_died_is_written_by_the_next(

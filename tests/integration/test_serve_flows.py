@@ -44,18 +44,21 @@ def start(client: SyncPrefectClient) -> None:
 
 def test_a_cron_changed_in_prefect_stays(client: SyncPrefectClient) -> None:
     start(client)
-    found = find(client, HOURLY.full_name)
-    assert found is not None
-    assert [s.schedule.cron for s in found.schedules] == ["0 * * * *"]
-    assert found.global_concurrency_limit is not None
-    assert found.global_concurrency_limit.limit == 1
+    deployment = find(client, HOURLY.full_name)
+    assert deployment is not None
+    assert [s.schedule.cron for s in deployment.schedules] == ["0 * * * *"]
+    assert deployment.global_concurrency_limit is not None
+    assert deployment.global_concurrency_limit.limit == 1
     client.update_deployment_schedule(
-        found.id, found.schedules[0].id, active=False, schedule=CronSchedule(cron="5 4 * * *")
+        deployment.id,
+        deployment.schedules[0].id,
+        active=False,
+        schedule=CronSchedule(cron="5 4 * * *"),
     )
     start(client)
-    found = find(client, HOURLY.full_name)
-    assert found is not None
-    assert [(s.schedule.cron, s.active) for s in found.schedules] == [("5 4 * * *", False)]
+    deployment = find(client, HOURLY.full_name)
+    assert deployment is not None
+    assert [(s.schedule.cron, s.active) for s in deployment.schedules] == [("5 4 * * *", False)]
 
 
 def test_a_stop_pauses_no_deployment(
@@ -81,27 +84,28 @@ def test_a_stop_pauses_no_deployment(
         monkeypatch.setattr(serve, watch, lambda *_: None)
     monkeypatch.setattr(serve, "bypass_proxy", lambda: None)
     serve.main()
-    found = find(client, HOURLY.full_name)
-    assert found is not None
-    assert not found.paused
+    deployment = find(client, HOURLY.full_name)
+    assert deployment is not None
+    assert not deployment.paused
 
 
 def test_missed_runs_are_caught_up_once(client: SyncPrefectClient) -> None:
     start(client)
-    found = find(client, HOURLY.full_name)
-    assert found is not None
+    deployment = find(client, HOURLY.full_name)
+    assert deployment is not None
     made = [
         client.create_flow_run_from_deployment(
-            found.id, state=Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours))
+            deployment.id,
+            state=Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours)),
         ).id
         for hours in (3, 2, 1)
     ]
-    running = client.create_flow_run_from_deployment(found.id, state=Running()).id
-    catch_up(client, found, alone=False)
+    running = client.create_flow_run_from_deployment(deployment.id, state=Running()).id
+    catch_up(client, deployment, alone=False)
     states = [client.read_flow_run(run).state.type for run in (*made, running)]
     assert states == [
         StateType.CANCELLED, StateType.CANCELLED, StateType.SCHEDULED, StateType.RUNNING,
     ]  # fmt: skip
-    catch_up(client, found, alone=True)
+    catch_up(client, deployment, alone=True)
     assert client.read_flow_run(running).state.type == StateType.CRASHED
-    assert read_runs(client, found, (StateType.RUNNING,)) == []
+    assert read_runs(client, deployment, (StateType.RUNNING,)) == []

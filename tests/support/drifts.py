@@ -22,8 +22,8 @@ def window(seed: int = 0, count: int = 600, **changes: Any) -> Window:
     llm = rng.choice(LLMS, size=count, p=given["shares"])
 
     def by_llm(name: str, default: float) -> np.ndarray:
-        told = given.get(name, {})
-        return np.array([told.get(n, default) for n in llm])
+        values = given.get(name, {})
+        return np.array([values.get(n, default) for n in llm])
 
     quality = rng.uniform(0.5, 0.9, count)
     tokens = rng.uniform(50, 400, count)

@@ -38,9 +38,9 @@ def decide(release: Release, count: int, key_id: str | None = None) -> list[dict
     ]
 
 
-def vote(decision: dict[str, Any], **told: Any) -> dict[str, Any]:
+def vote(decision: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A vote's row."""
-    given = {"satisfied": True, "quality": None} | told
+    given = {"satisfied": True, "quality": None} | changes
     return {
         "id": str(new_id()),
         "received_at": datetime.now(UTC).isoformat(),

@@ -28,8 +28,8 @@ def test_both_say_the_same(deployment: Any) -> None:
     assert [s["cron"] for s in entry.get("schedules", [])] == list(filter(None, [deployment.cron]))
     assert entry["concurrency_limit"] == 1
     expected = [(t.name, sorted(t.expect), t.match.model_dump()) for t in deployment.triggers]
-    found = [(t["name"], t["expect"], t["match"]) for t in entry.get("triggers", [])]
-    assert found == expected
+    triggers = [(t["name"], t["expect"], t["match"]) for t in entry.get("triggers", [])]
+    assert triggers == expected
 
 
 def test_training_learning_drift_repair_probe_and_clean_up_run_by_themselves() -> None:
