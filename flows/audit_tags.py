@@ -1,4 +1,4 @@
-"""The flow that audits tags and domains, and tries how routing fares without them."""
+"""The flow that audits tags and domains, and measures routing without them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def audit_flow(  # noqa: PLR0913 - what a deployment may set
     domains: int | str | None = None,
     tuning: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Tag and cluster an evaluation set's training queries and say what that is worth.
+    """Tag and cluster an evaluation set's training queries and measure what that is worth.
 
     stress: tune the encoder with the tags of 0, 25, 50, 75 and 100 % of the queries removed, and
         measure each on the test queries.

@@ -57,7 +57,7 @@ def validate(
 
 def rows_of(name: str, data: EvaluationSet) -> EvaluationSet:
     """The training queries that the candidate answered; all it answered where those are too few."""
-    data.catalog.get(name)  # a name it does not have is an error that gives the nearest
+    data.catalog.get(name)  # an unknown name is an error that suggests the nearest
     answered = data.queries["query_id"].isin(
         data.outcomes.loc[data.outcomes["llm"] == name, "query_id"]
     )
@@ -79,7 +79,8 @@ def change_candidate(
     data: an evaluation set with its outcomes and its catalog entry; None removes it.
     base: the release to change, the champion by default.
 
-    Returns {"version", "base", "state", "reason"}; reason: the gate's.
+    Returns {"version", "base", "state", "reason"}.
+    state, reason: the gate's.
     """
     settings = read_settings()
     version, source = fetch(base, settings)
@@ -99,7 +100,7 @@ def change_candidate(
                 fitted = fit_one(name, rows, inputs, source, manifest)
             predictor = fitted.predictor
             if {*manifest.predictors} <= {*whole.candidates}:
-                judged_by = data  # it holds the outcomes of the others, too
+                judged_by = data  # it has outcomes of every candidate
             report = validate(fitted, rows, whole, source / manifest.encoder.folder, settings)
             change = f"{'refit' if name in manifest.predictors else 'add'} {name}"
             put_candidate(

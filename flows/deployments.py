@@ -1,5 +1,4 @@
-"""Every deployment: what runs when, and how often at once. ``prefect.yaml`` says the same for work
-pools."""
+"""Every deployment and its schedule. ``prefect.yaml`` has the same for work pools."""
 
 from __future__ import annotations
 
@@ -77,7 +76,7 @@ DEPLOYMENTS: Final[Sequence[Deployment]] = (
     Deployment(
         audit_flow,
         "audit-tags",
-        "Tag and cluster an evaluation set's queries, and say what that is worth.",
+        "Tag and cluster an evaluation set's queries, and measure what that is worth.",
     ),
     Deployment(
         update_predictors,
@@ -87,13 +86,13 @@ DEPLOYMENTS: Final[Sequence[Deployment]] = (
     Deployment(
         learn_from_feedback,
         "learn",
-        "Teach the policy state every vote that waits; started by new feedback too.",
+        "Apply waiting votes to the policy state; also started by new feedback.",
         cron="*/15 * * * *",
     ),
     Deployment(
         check_drift_flow,
         "drift",
-        "Look for drift, report it, raise alerts; started by a full window too.",
+        "Check for drift, write the report, raise alerts; also started by a full window.",
         cron="*/30 * * * *",
     ),
     Deployment(
@@ -106,7 +105,7 @@ DEPLOYMENTS: Final[Sequence[Deployment]] = (
     Deployment(
         probe,
         "probe",
-        "Route the champion's stored queries, and ask the service how it is.",
+        "Route the champion's stored queries and check the running service.",
         cron="20 * * * *",
     ),
     Deployment(

@@ -1,4 +1,4 @@
-"""The flow that learns from feedback: the champion's policy state, from every vote that waits."""
+"""The flow that applies waiting votes to the champion's policy state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monitoring.store.schema import open_store
 
 @task(name="learn", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def learn_votes(settings: Settings) -> Learned:
-    """Apply what waits; nothing where another learner is at work."""
+    """Apply waiting votes, unless another learner is at work."""
     engine, subject = open_store(settings), subject_of(settings)
     try:
         return learn(engine, subject)

@@ -1,4 +1,4 @@
-"""What becomes of a new release: champion, challenger, or neither, by its gate."""
+"""Makes a new release champion or challenger, or neither, by its gate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from monitoring.store.schema import open_store
 
 
 class Settled(NamedTuple):
-    """What became of a release. state: champion, challenger or refused. reason: its verdict's."""
+    """The outcome of a release's gate.
+
+    state: champion, challenger or refused.
+    reason: the verdict's.
+    """
 
     state: str
     reason: str
@@ -36,7 +40,7 @@ def settle(trial: Trial, settings: Settings, *, promote: bool) -> Settled:
     registry = Registry.of(settings)
     champion = registry.alias(CHAMPION)
     if champion == version:
-        return Settled("champion", "it is champion already")
+        return Settled("champion", "it is already champion")
     engine = open_store(settings)
     verdict = judge_release(registry, engine, settings, replace(trial, against=champion))
     create_markdown_artifact(key="gate", markdown=gate_table(verdict))

@@ -12,7 +12,10 @@ from infra.settings import read_settings
 
 @flow(name="retrain", validate_parameters=False)
 def retrain_configured(encoder: str | None = None) -> dict[str, Any] | None:
-    """Train on ``MIXLLM_DATA``; nothing where none is configured. encoder: see ``TrainingOptions``."""
+    """Train on ``MIXLLM_DATA``, if it is set.
+
+    encoder: see ``TrainingOptions``.
+    """
     settings = read_settings()
     if settings.data is None:
         get_run_logger().info("no evaluation set is configured: set MIXLLM_DATA")

@@ -28,7 +28,7 @@ from flows.watchers import watch_decisions, watch_feedback
 from infra.proxy_bypass import bypass_proxy
 from infra.settings import read_settings
 
-# Only process of these deployments: what Prefect takes to be running when it starts is not.
+# The only process that serves these deployments: no run survives its start.
 ALONE: Final = "--alone"
 
 
@@ -43,12 +43,12 @@ def main() -> None:
         threading.Thread(
             target=watch, args=(read_settings(), threading.Event()), name=name, daemon=True
         ).start()
-    # A pause is what people have set: it would stay at the next start.
+    # Pausing is for people: a pause at shutdown would stay after the next start.
     serve(*(to_serve(d, known[d.full_name]) for d in DEPLOYMENTS), pause_on_shutdown=False)
 
 
 def find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
-    """The deployment as the server has it, as people have changed it."""
+    """The deployment as the server has it, with what people have changed."""
     try:
         return client.read_deployment_by_name(name)
     except ObjectNotFound:
@@ -56,7 +56,7 @@ def find(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
 
 
 def to_serve(deployment: Deployment, known: DeploymentResponse | None) -> Any:
-    """What ``serve`` takes. The schedules of one that the server knows stay as they are there."""
+    """What ``serve`` takes; a deployment that the server knows keeps its schedules."""
     schedules = None
     if known is not None:
         schedules = [
@@ -77,7 +77,10 @@ def to_serve(deployment: Deployment, known: DeploymentResponse | None) -> Any:
 
 
 def catch_up(client: SyncPrefectClient, known: DeploymentResponse, *, alone: bool) -> None:
-    """Of the runs that were missed the newest stays, to run now; alone: those that ran have died."""
+    """Keep only the newest of the missed runs, to run now.
+
+    alone: runs that are marked as running have died.
+    """
     if alone:
         for run in read_runs(client, known, (StateType.RUNNING, StateType.PENDING)):
             gone = Crashed(message="the process that ran it is gone")
@@ -86,7 +89,7 @@ def catch_up(client: SyncPrefectClient, known: DeploymentResponse, *, alone: boo
     missed = [r for r in waiting if (due := r.expected_start_time) and due < datetime.now(UTC)]
     missed.sort(key=lambda run: run.expected_start_time or datetime.now(UTC))
     for run in missed[:-1]:
-        once = Cancelled(message="missed; a later run that was missed too stands for it")
+        once = Cancelled(message="missed; a later missed run replaces it")
         client.set_flow_run_state(run.id, once, force=True)
 
 

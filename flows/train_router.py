@@ -46,8 +46,9 @@ def train_router(  # noqa: PLR0913 - what a deployment may set
     quarantine: a file for bad rows.
     encoder, tagger, domains, tuning, families: see ``TrainingOptions``.
 
-    Returns {"version", "results", "state", "reason"}. state: champion, challenger, or refused by the
-    gate; reason: the gate's.
+    Returns {"version", "results", "state", "reason"}.
+    state: champion, challenger, or refused by the gate.
+    reason: the gate's.
     """
     options = read_options(
         encoder=encoder, tagger=tagger, domains=domains, tuning=tuning, families=families

@@ -94,8 +94,10 @@ def update_predictors(
     base: the release to change, the champion by default.
     enough: graded answers that make one due, see ``due``.
 
-    Returns {"version" or None, "refitted", "refused", "state", "reason"}. state: challenger, or
-    refused by the gate; reason: the gate's.
+    Returns {"version" or None, "refitted", "refused", "state", "reason"}.
+    state: challenger, or refused by the gate.
+    reason: the gate's.
+
     Raises EvaluationSetError where it is another set.
     """
     settings, log = read_settings(), get_run_logger()
@@ -104,8 +106,8 @@ def update_predictors(
     train, test = read_evaluation_set(Path(data)).split()
     if train.digest != manifest.data.digest:
         raise EvaluationSetError(
-            f"release {version} was trained on {manifest.data.name!r}, not on {train.name!r} as it "
-            "is now"
+            f"release {version} was trained on {manifest.data.name!r} with digest "
+            f"{manifest.data.digest[:12]}, not on this {train.name!r}, {train.digest[:12]}"
         )
     logged = read_graded(folder, settings)
     predictors = {
@@ -131,7 +133,7 @@ def update_predictors(
     with tempfile.TemporaryDirectory() as temporary:
         changed = put_refits(folder, Path(temporary), good)
         new = register_refits(changed, version, good, report, settings)
-    # Where the answers prove a change, the set's outcomes are of another time.
+    # Where the answers prove a change, the outcomes of the set are out of date.
     moved = {r.predictor.llm: r.shift for r in good if r.on_feedback.better}
     state, reason = settle(Trial(new, data=Path(data), moved=moved), settings, promote=False)
     names = [refit.predictor.llm for refit in good]

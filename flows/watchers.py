@@ -22,7 +22,7 @@ from monitoring.store.schema import open_store
 
 CHECK_DRIFT: Final = "check-drift/drift"
 REPAIR: Final = "repair/repair"
-# By then an alert's event has started its repair, or will not.
+# An alert's event starts its repair by then, or never.
 EVENT_TIME: Final = timedelta(seconds=60)
 LOOK_SECONDS: Final = 10.0
 LATE_WINDOW_SECONDS: Final = 120.0
@@ -32,7 +32,7 @@ LATE_VOTES_SECONDS: Final = 60.0
 
 
 class Watch:
-    """Starts deployments for what waits: a full window, an alert whose event came to nothing."""
+    """Starts deployments for what waits: a full window, an alert whose event started nothing."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -40,7 +40,10 @@ class Watch:
         self._alerts: set[int] = set()
 
     def look(self) -> None:
-        """Once. A window is asked for again only late, an alert only once: the schedule has the rest."""
+        """Check once.
+
+        A window is requested again only after a while, an alert never: the schedule covers the rest.
+        """
         version = self.scene.registry.alias(CHAMPION)
         if version is None:
             return
@@ -59,7 +62,7 @@ class Watch:
 
 
 def watch_decisions(settings: Settings, stop: threading.Event) -> None:
-    """Look every few seconds until stop is set."""
+    """Check every few seconds until stop is set."""
     watch: Watch | None = None
     while not stop.wait(LOOK_SECONDS):
         try:
@@ -70,8 +73,8 @@ def watch_decisions(settings: Settings, stop: threading.Event) -> None:
 
 
 def watch_feedback(settings: Settings, stop: threading.Event) -> None:
-    """Start the learning flow's deployment when feedback has come that no state has learned; again
-    only once that is done, or late."""
+    """Start the learning flow when there is feedback that no state has learned; again only once that
+    is done, or after a while."""
     engine: Engine | None = None
     asked, since = 0, 0.0
     while not stop.wait(LOOK_SECONDS):

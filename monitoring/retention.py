@@ -36,14 +36,17 @@ CURRENT_FILE: Final = "current-release"
 def prune(
     engine: Engine, registry: Registry, settings: Settings, *, dry: bool = False
 ) -> dict[str, int]:
-    """Delete what is older than the settings keep; returns how much of what. dry: only count.
+    """Delete what is older than the settings keep; returns how much of what.
 
-    Decisions without votes go after ``keep_days``, those with votes, and the votes, after
-    ``keep_vote_days``; never a named release's first decisions, which drift is measured against. Then
-    reports and windows, shadows, policy states of releases that no alias names, and their local copies.
+    dry: only count.
+
+    Decisions without votes go after ``keep_days``; those with votes, and the votes, after
+    ``keep_vote_days``. A named release's first decisions stay, since drift is measured against them.
+    Reports and windows, shadows, policy states of releases without an alias and their local copies
+    go too.
     """
     at = datetime.now(UTC)
-    # While votes on a decision are taken, and a day for those that wait in a journal, it stays.
+    # A decision stays as long as votes on it are accepted, and a day for votes in a journal.
     judged = settings.feedback_days + 1
     days = (max(settings.keep_days, judged), max(settings.keep_vote_days, judged))
     old, older = (at - timedelta(days=d) for d in days)

@@ -17,7 +17,7 @@ from monitoring.store.audit import Step, note
 
 
 class NotYet(Exception):
-    """A repair has too little to go by for now; it is tried again."""
+    """A repair has too little data yet; it is tried again."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def acts(self) -> bool:
-        """Whether what passes the gate is promoted too, and what needs no release is done."""
+        """Whether a release that passes the gate is promoted, and other repairs are carried out."""
         return self.alert.mode == "act"
 
     @property

@@ -13,7 +13,7 @@ def rollback_policy(case: Case) -> Made:
     """Go back to the newest good policy state from before the window."""
     engine, release = case.scene.engine, case.alert.release_digest
     if "refused" in case.signal.what:
-        return Made("the last good policy state serves already")
+        return Made("the last good policy state is already serving")
     begun = kept_window(engine, case.alert.window_id).started_at
     good = [
         row["version"]
@@ -21,16 +21,16 @@ def rollback_policy(case: Case) -> Made:
         if row["refused"] is None and row["created_at"] < begun
     ]
     if not good:
-        return Made("no policy state from before the window is left to go back to")
+        return Made("no policy state from before the window is left")
     target = good[0]
     if not case.acts:
         return Made(f"proposed: mixllm policy rollback {target}")
     made = roll_back(engine, target, f"alert {case.number}")
-    return Made(f"policy state {made} is state {target} again")
+    return Made(f"rolled back to policy state {target}, now serving as {made}")
 
 
 def leave_out_voter(case: Case) -> Made:
-    """The voter is held already; leave out what was learned of it before that, too."""
+    """The voter is already held; unlearn its earlier votes too."""
     voter = str(case.alert.subject)
     if not case.acts:
         return Made(
@@ -39,4 +39,4 @@ def leave_out_voter(case: Case) -> Made:
         )
     leave_out(case.scene.engine, voter, f"alert {case.number}")
     learned, _ = rebuild(case.scene.engine, subject_of(case.scene.settings))
-    return Made(f"policy state {learned.version}, learned without {voter}")
+    return Made(f"rebuilt without {voter} as policy state {learned.version}")

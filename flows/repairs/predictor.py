@@ -1,4 +1,4 @@
-"""Repair: move one predictor to where its candidate's answers lie now."""
+"""Repair: recalibrate one predictor on its candidate's latest answers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from models.release.manifest import Manifest, read_manifest
 from monitoring.learning.logged_votes import last_vote_before
 from monitoring.store.locks import exclusive
 
-# Answers since the drift began that a predictor is moved by, and of these what judges it.
+# Answers since the drift began that a predictor is moved by, and the share that judges it.
 LEAST_ANSWERS: Final = 20
 HELD_OUT: Final = 0.25
 
 
 def refit(case: Case) -> Made:
-    """Move the one predictor to where its candidate's answers lie since the drift began."""
+    """Recalibrate the predictor on its candidate's answers since the drift began."""
     name = str(case.alert.subject)
     with exclusive(case.scene.engine, f"predictor {name}"):
         version, folder, manifest = case.base()
@@ -38,7 +38,7 @@ def refit(case: Case) -> Made:
         if isinstance(change, NotYet):
             raise change
         if not change.passes:
-            return Made(f"{name}: moved, its predictor errs no less; nothing was made")
+            return Made(f"{name}: its predictor errs no less after the move; no release was made")
         new = register_refit(case, folder, version, change)
     shift = case.signal.now - (case.signal.reference or 0.0)
     moved = {name: shift} if "quality" in case.signal.what else {}
@@ -50,7 +50,7 @@ def refit(case: Case) -> Made:
 def recalibrate(
     case: Case, name: str, folder: Path, manifest: Manifest, after: int
 ) -> Refit | NotYet:
-    """The predictor moved by the graded answers after a vote.
+    """The predictor recalibrated on the graded answers after a vote.
 
     NotYet is returned, not raised: Prefect logs what a task raises as a failure, with its traceback.
     """
@@ -58,7 +58,7 @@ def recalibrate(
     since = logged.answers
     if len(since) < LEAST_ANSWERS:
         return NotYet(
-            f"{name} has {len(since)} graded answers since it began, {LEAST_ANSWERS} are needed"
+            f"{name} has {len(since)} graded answers since the drift began, {LEAST_ANSWERS} are needed"
         )
     cut = round((1 - HELD_OUT) * len(since))
     early = np.arange(len(since)) < cut
@@ -70,7 +70,7 @@ def recalibrate(
 
 
 def register_refit(case: Case, folder: Path, base: str, refit: Refit) -> str:
-    case.note("refit", f"{refit.rows} graded answers since it began", refit_table([refit]))
+    case.note("refit", f"{refit.rows} graded answers since the drift began", refit_table([refit]))
     name = refit.predictor.llm
     with tempfile.TemporaryDirectory() as temporary:
         changed = Path(temporary) / "release"

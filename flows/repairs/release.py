@@ -32,9 +32,9 @@ def retrain(case: Case, encoder: str | None = None) -> Made:
     """Train on the configured evaluation set."""
     made = train_router(case.data, promote_release=case.acts, encoder=encoder)
     version, state = made["version"], made["state"]
-    return Made(f"release {version}, {state}: trained anew", version, state)
+    return Made(f"release {version}, {state}: retrained", version, state)
 
 
 def retune(case: Case) -> Made:
-    """Train with the encoder fine-tuned anew."""
+    """Train with a newly fine-tuned encoder."""
     return retrain(case, "fine-tune")

@@ -1,4 +1,4 @@
-"""Alerts and the audit as the store keeps them: what was raised, what was done about it, and why."""
+"""Alerts as the store keeps them: what was raised, and the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling people: by a webhook and by mail. What cannot be sent is said, and stops nothing."""
+"""Notifications by webhook and by mail. A failure to send is reported and stops nothing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MAIL_PORT, MAIL_TLS_PORT = 587, 465
 
 
 def notify(settings: Settings, title: str, text: str, details: Mapping[str, Any]) -> list[str]:
-    """Send to every configured channel; returns what became of each, a line a channel."""
-    title = " ".join(title.split())  # voters name themselves, and a header has one line
+    """Send to every configured channel; returns the result of each, a line a channel."""
+    title = " ".join(title.split())  # voters choose their names, and a header has one line
     lines = []
     if settings.alert_webhook is not None:
         lines.append(attempt("webhook", post, settings, title, text, details))
@@ -64,7 +64,7 @@ def post(settings: Settings, title: str, text: str, details: Mapping[str, Any]) 
         headers[SIGNATURE] = f"sha256={signed}"
     address = settings.alert_webhook.get_secret_value()
     try:
-        # Its answer is not read, and where it leads not followed.
+        # The answer is not read, and redirects are not followed.
         with httpx.stream(
             "POST", address, content=body, headers=headers, timeout=SECONDS, follow_redirects=False
         ) as answer:
@@ -73,14 +73,14 @@ def post(settings: Settings, title: str, text: str, details: Mapping[str, Any]) 
         why = type(error).__name__ if address in str(error) else str(error)
         raise NotSent(f"{why or type(error).__name__}; see MIXLLM_ALERT_WEBHOOK") from None
     if not 200 <= status < 300:
-        raise NotSent(f"it answered {status}; see MIXLLM_ALERT_WEBHOOK")
+        raise NotSent(f"the server answered {status}; see MIXLLM_ALERT_WEBHOOK")
 
 
 def mail(settings: Settings, title: str, text: str) -> None:
     """One mail to all; with TLS from the start (smtps), or where the server offers it."""
     assert settings.smtp_url is not None
     if settings.alert_to is None:
-        raise SettingsError("MIXLLM_ALERT_TO is not set: nobody to send mail to")
+        raise SettingsError("MIXLLM_ALERT_TO is not set: mail has no recipient")
     try:
         url = make_url(settings.smtp_url.get_secret_value())
     except ArgumentError as error:

@@ -52,7 +52,10 @@ class Page:
 
 @dataclass(frozen=True)
 class Moved:
-    """A signal that is lit, as its box shows it. since: when the run of windows that show it began."""
+    """A signal that is lit, as its box shows it.
+
+    since: when the run of windows that show it began.
+    """
 
     signal: Signal
     kind: Kind
@@ -70,7 +73,10 @@ class Moved:
 
 @dataclass(frozen=True)
 class CandidateRow:
-    """One candidate's line. values: as the table's heads name them; None where unknown."""
+    """One candidate's line.
+
+    values: in the order of the table's heads; None where unknown.
+    """
 
     name: str
     values: tuple[float | None, ...]
@@ -86,7 +92,10 @@ class DomainRow:
 
 
 def render(page: Page, left_out: Sequence[str]) -> str:
-    """HTML, what users wrote escaped. left_out: columns with too few values to compare."""
+    """HTML, with what users wrote escaped.
+
+    left_out: columns with too few values to compare.
+    """
     before, now = figures(page.reference), figures(page.window)
     return _template().render(
         page=page,
@@ -122,7 +131,7 @@ def number(value: float | None) -> str:
 
 def not_raised(signal: Signal, page: Page) -> str:
     if signal.certain or lit_before(signal, page.past[-1:]):
-        return "It was raised before, and cools down."
+        return "It was raised before and is cooling down."
     return "It waits for a second window."
 
 

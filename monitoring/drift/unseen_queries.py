@@ -16,8 +16,12 @@ MOST_OTHERS: Final = 500
 
 @dataclass(frozen=True)
 class UnseenQueries:
-    """embeddings: (n, d) float32. texts: of those whose text is kept; others: of queries of known
-    domains meanwhile."""
+    """Queries of no known domain.
+
+    embeddings: (n, d) float32.
+    texts: of those whose text is kept.
+    others: texts of queries of known domains meanwhile.
+    """
 
     embeddings: np.ndarray
     texts: list[str]

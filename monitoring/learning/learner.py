@@ -32,7 +32,7 @@ from monitoring.store.releases import Parts, known_releases
 from monitoring.store.tables import decisions, feedback
 
 LEARNER_LOCK: Final = 77_202_513
-# Votes of one transaction: a learner that is killed does no more than this again.
+# Votes of one transaction: the most that a learner repeats after it was killed.
 BATCH: Final = 5_000
 Progress = Callable[[int], None] | None
 

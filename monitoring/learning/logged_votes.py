@@ -34,7 +34,8 @@ class AnsweredVote(LoggedVote):
     cost_usd: None where only prices tell.
     chosen: the candidate that was decided for; another one may have answered.
     scores: candidate → its terms, of those that were permitted.
-    embedding, form, query_tokens: of the query, as predictors read it; form: float32, little-endian.
+    embedding, form, query_tokens: of the query, as predictors read it; the first two as float32,
+        little-endian.
     """
 
     prompt_tokens: int | None
@@ -50,7 +51,10 @@ class AnsweredVote(LoggedVote):
     def left_out_because(
         self, manifest: Manifest, parts: Parts | None, held: Collection[str], skips: Skips
     ) -> str | None:
-        """Why it says nothing of a release, if so. parts: of the release that decided."""
+        """Why it says nothing of a release, if so.
+
+        parts: of the release that decided.
+        """
         if self.embedding is None or self.form is None or self.query_tokens is None:
             return "no routed decision"
         if parts is None or parts.encoder != manifest.encoder.encoder:

@@ -21,7 +21,7 @@ from monitoring.learning.logged_votes import logged_votes, read_votes
 def compare_releases(
     registry: Registry, engine: Engine, version: str, against: str, after_vote: int = 0
 ) -> dict[str, Any] | None:
-    """What one release would have earned against another; None where no vote can tell.
+    """What one release would have earned against another; None where no vote says anything of it.
 
     after_vote: only votes after this position count.
 
@@ -32,8 +32,8 @@ def compare_releases(
     manifests = [read_manifest(folder) for folder in folders]
     if manifests[0].encoder.encoder != manifests[1].encoder.encoder:
         raise ReleaseError(
-            f"releases {version} and {against} have different encoders: the embeddings in the log "
-            "are one's only"
+            f"releases {version} and {against} have different encoders, so the logged embeddings "
+            "fit only one of them"
         )
     stored = newest_good(engine, manifests[1].digest)
     held = stored.state.voters.held if stored else []

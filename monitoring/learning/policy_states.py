@@ -38,7 +38,7 @@ def newest_state(connection: Connection, release: str) -> Stored | None:
 
 
 def refuse_bad_states(connection: Connection, release: str) -> None:
-    """Mark the states that are newer than the newest good one, so that nobody reads them again."""
+    """Mark the states that are newer than the newest good one, so that they are not read again."""
     for version, state in _newest_first(connection, release):
         if isinstance(state, PolicyState):
             return
@@ -72,13 +72,13 @@ def read_state(data: bytes, digest: str, release: str) -> PolicyState:
         raise PolicyError("its bytes are not those that were written")
     state = PolicyState.parse(data)
     if state.release != release:
-        raise PolicyError(f"it is of release {state.release[:12]}, not of {release[:12]}")
+        raise PolicyError(f"it belongs to release {state.release[:12]}, not to {release[:12]}")
     return state
 
 
 @dataclass(frozen=True)
 class Mark:
-    """The newest state's version, and why nobody may use it, if so."""
+    """The newest state's version, and why it is refused, if so."""
 
     version: int
     refused: str | None

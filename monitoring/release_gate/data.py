@@ -46,7 +46,7 @@ def data_for(
     missing = "no evaluation set: use --data DIR, or set MIXLLM_DATA"
     if judged:
         name, digest = judged[0]["name"], judged[0]["digest"][:12]
-        missing += f" ({name}, digest {digest}, is not where it was, or has changed)"
+        missing += f" ({name}, digest {digest}, was moved or has changed)"
     return None, missing
 
 

@@ -56,7 +56,10 @@ def own_probes_check(release: Side) -> Check:
 
 
 def champion_probes_check(release: Side, champion: Side, meant: Collection[str]) -> Check:
-    """The champion's stored queries. meant: its choices that are to change."""
+    """The champion's stored queries.
+
+    meant: its choices that are to change.
+    """
     stored = champion.probes()
     inputs = read_queries(stored["queries"], release.release.encoder)
     return agreement_check(CHAMPION_PROBES, release.choices(inputs), stored["llms"], meant)

@@ -101,7 +101,7 @@ def judge_release(registry: Registry, engine: Engine, settings: Settings, trial:
         verdict = Verdict(version, against, checks, judged, inputs)
         verdict = settled(verdict, history, trial.changed)
         keep(registry, verdict)
-    why = f"release {version} would take the place of {against}"
+    why = f"release {version} would replace {against}"
     if against is None:
         why = f"release {version} would be the first champion"
     step = Step("judge release", why, verdict.reason, trial.alert_id, verdict.record())

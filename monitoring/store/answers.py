@@ -17,8 +17,10 @@ REPORTS: Final = ("reported", "failed")
 
 
 def insert_answers(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows; the first answer to a decision stays, but what the gateway carried out replaces
-    what a client reported of it: a report must not hide a cost."""
+    """Write rows; the first answer to a decision stays.
+
+    But a gateway's row replaces a client's report: a report must not hide a cost.
+    """
     carried = [row for row in rows if not is_report(row)]
     if carried:
         identities = [UUID(row["decision_id"]) for row in carried]
@@ -61,7 +63,10 @@ def month_start(now: datetime | None = None) -> datetime:
 
 
 def spent_this_month(engine: Engine, since: datetime | None = None) -> dict[str, float]:
-    """API key → USD since the month began. since: that month's beginning."""
+    """API key → USD since the month began.
+
+    since: that month's beginning.
+    """
     statement = (
         select(
             answers.c.key_id,

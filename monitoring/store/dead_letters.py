@@ -25,8 +25,12 @@ ID_LENGTH: Final = 12
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """at: when it was refused, ISO. reason: Postgres's, or why it is no row. line: as it was in the
-    journal."""
+    """A refused row.
+
+    at: when it was refused, ISO.
+    reason: Postgres's, or why it is no row.
+    line: as it was in the journal.
+    """
 
     id: str
     at: str
@@ -50,7 +54,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError:
-        # What is no strict JSON may be read all the same: an escaped lone surrogate, NaN.
+        # Some that is not strict JSON can be read all the same: an escaped lone surrogate, NaN.
         try:
             row = json.loads(line)
         except RecursionError as error:

@@ -70,7 +70,7 @@ def new_id() -> UUID:
 
 
 def scores_of(decision: Decision) -> dict[str, dict[str, float]]:
-    """Every permitted candidate's score and terms, rounded to what means something."""
+    """Every permitted candidate's score and terms, rounded to what is significant."""
     estimates = decision.estimates
     columns = {
         "score": decision.terms.total.round(6),
@@ -155,10 +155,10 @@ def insert_decisions(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValueError for what would stop those who read decisions by the thousand."""
+    """Raises ValueError for a row that would stop the readers of many decisions."""
     scores = row.get("scores")
     if not isinstance(scores, dict) or not all(map(_is_score, scores.values())):
-        raise ValueError("scores: not every candidate's numbers")
+        raise ValueError("scores: expected numbers for every candidate")
     return row | {name: unpacked(row.get(name), name) for name in ("embedding", "form")}
 
 
@@ -175,7 +175,7 @@ def unpacked(text: str | None, name: str) -> bytes | None:
         return None
     data = base64.b64decode(text, validate=True)
     if len(data) % 4 or not data or not np.isfinite(np.frombuffer(data, dtype="<f4")).all():
-        raise ValueError(f"{name}: not float32 numbers")
+        raise ValueError(f"{name}: expected float32 numbers")
     return data
 
 

@@ -12,9 +12,9 @@ from monitoring.store.locks import take_lock
 from monitoring.store.rows import typed
 from monitoring.store.tables import feedback
 
-# Whoever inserts holds it until the commit, so that positions grow as commits do.
+# An insert holds it until the commit, so that positions grow in the order of the commits.
 INSERT_LOCK: Final = 77_202_512
-# What makes a vote another than the one before.
+# Columns whose change makes a vote a correction.
 CONTENT: Final = (
     "satisfied", "quality", "comment", "prompt_tokens", "response_tokens", "seconds",
 )  # fmt: skip
@@ -27,8 +27,11 @@ def reward_of(row: Mapping[str, Any]) -> float:
 
 
 def insert_feedback(engine: Engine, rows: Sequence[dict[str, Any]]) -> None:
-    """Write votes in one transaction. A vote that is there already stays as it is; one that says what
-    its source's last one said adds nothing; any other corrects that one."""
+    """Write votes in one transaction.
+
+    A vote that is there already stays as it is. One that repeats its source's last vote adds nothing;
+    any other corrects that one.
+    """
     with engine.begin() as connection:
         take_lock(connection, INSERT_LOCK)
         known, last = _there_already(connection, rows)
@@ -72,10 +75,10 @@ def _same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 
 
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    """Raises ValueError for what is no vote: it would stop whoever learns from the others."""
+    """Raises ValueError for what is no vote: it would stop the learner."""
     quality, satisfied = row.get("quality"), row.get("satisfied")
     if (quality is None) == (satisfied is None) or not isinstance(satisfied, bool | None):
-        raise ValueError("neither satisfied nor quality, or both")
+        raise ValueError("expected either satisfied or quality")
     if quality is not None and not 0 <= float(quality) <= 1:
         raise ValueError(f"quality {quality} is not in [0, 1]")
     return typed(feedback, {**row, "revision": 1, "replaced_reward": None})

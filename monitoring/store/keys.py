@@ -34,7 +34,9 @@ Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, config=STRICT)
 class ApiKey:
-    """A key as it is known after its creation. sha256: of the whole key, as sent.
+    """A key as it is known after its creation.
+
+    sha256: of the whole key, as sent.
 
     Raises ValidationError for content that no command writes, such as a budget that is not a number.
     """
@@ -99,10 +101,10 @@ def create_key(
         if scope not in SCOPES:
             raise StoreError(f"no scope {scope!r}; {nearest(scope, SCOPES)}")
     if not name.isprintable() or not name.strip():
-        raise StoreError(f"a key's name is printable text, not {name!r}")
+        raise StoreError(f"a key's name must be printable text, not {name!r}")
     budget = options.monthly_budget_usd
     if budget is not None and not math.isfinite(budget):
-        raise StoreError(f"a monthly budget is an amount of USD, not {budget}")
+        raise StoreError(f"a monthly budget must be an amount of USD, not {budget}")
     identity = secrets.token_hex(4)
     secret = f"{PREFIX}{identity}-{secrets.token_urlsafe(32)}"
     try:
@@ -121,7 +123,9 @@ def create_key(
             connection.execute(insert(api_keys).values(values))
             state_requirement(connection, f"key {name!r} created", required=True)
     except IntegrityError as error:
-        raise StoreError(f"there is a key {name!r} already; revoke it or choose a name") from error
+        raise StoreError(
+            f"key {name!r} already exists; revoke it or choose another name"
+        ) from error
     return key, secret
 
 
@@ -133,7 +137,7 @@ def state_requirement(connection: Connection, reason: str, *, required: bool) ->
 
 
 def stated_requirement(connection: Connection) -> bool | None:
-    """What the last command said; None where none did."""
+    """What the last command set; None where none did."""
     statement = (
         select(key_requirements.c.keys_required).order_by(key_requirements.c.id.desc()).limit(1)
     )
@@ -150,7 +154,7 @@ def require_keys(engine: Engine) -> None:
 def open_access(engine: Engine) -> None:
     """From now on no request needs a key. Raises StoreError while keys are in use."""
     with engine.begin() as connection:
-        # No key may be created between the look and the statement.
+        # No key may be created between this check and the statement.
         connection.execute(text("LOCK TABLE api_keys IN SHARE ROW EXCLUSIVE MODE"))
         names = select(api_keys.c.name).where(api_keys.c.revoked_at.is_(None))
         used = sorted(connection.execute(names).scalars())
@@ -169,7 +173,7 @@ def list_keys(engine: Engine) -> list[dict[str, Any]]:
 
 
 def revoke_key(engine: Engine, name: str) -> None:
-    """No service takes the key from its next look on; keys stay required. Raises StoreError."""
+    """Services refuse the key within seconds; keys stay required. Raises StoreError."""
     statement = (
         update(api_keys)
         .where((api_keys.c.name == name) | (api_keys.c.id == name))

@@ -66,7 +66,10 @@ class Ownership:
         return handle
 
     def release(self, waiting: Collection[Path]) -> None:
-        """Let go of dead processes of which nothing is left. waiting: the segments that are."""
+        """Let go of dead processes whose segments are all inserted.
+
+        waiting: the segments that are not.
+        """
         busy = {owner_of(path) for path in waiting}
         for owner in [owner for owner in self._adopted if owner not in busy]:
             self._lock_path(owner).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which parts the releases that decided were made of: what a vote can teach another release."""
+"""The parts of the releases that decided: they show which votes can teach another release."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from monitoring.store.tables import releases
 
 @dataclass(frozen=True)
 class Parts:
-    """encoder: its digest. predictors: candidate → its predictor's digest."""
+    """What a release is made of.
+
+    encoder: its digest.
+    predictors: candidate → its predictor's digest.
+    """
 
     encoder: str
     predictors: Mapping[str, str]

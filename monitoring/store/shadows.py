@@ -1,4 +1,4 @@
-"""What challengers decide in shadow: rows written, and what they come to."""
+"""What challengers decide in shadow: rows and their summary."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def shadow_summary(engine: Engine, release: str) -> str | None:
     if not figures.decisions:
         return None
     return (
-        f"In shadow on {figures.decisions} live queries: chooses as the champion in "
-        f"{figures.agreement:.1%}, predicted gain {figures.gain or 0.0:+.4f} of score a query, routes "
-        f"in {figures.ms:.1f} ms (champion {figures.champion_ms:.1f} ms)."
+        f"In shadow on {figures.decisions} live queries: agrees with the champion "
+        f"on {figures.agreement:.1%}, predicted gain {figures.gain or 0.0:+.4f} of score per query, "
+        f"routes in {figures.ms:.1f} ms (champion {figures.champion_ms:.1f} ms)."
     )

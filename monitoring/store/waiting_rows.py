@@ -11,7 +11,10 @@ from monitoring.store.segments import count_lines, read_batches, segments_of
 
 
 class WaitingRows:
-    """Those of every process of this machine, dead or alive. folder: of the segments."""
+    """Those of every process of this machine, dead or alive.
+
+    folder: of the segments.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,7 +40,7 @@ class WaitingRows:
                 yield from batch.rows
 
     def newest(self, count: int) -> list[dict[str, Any]]:
-        """So many of the newest, the oldest first; without reading the others."""
+        """The newest ``count`` rows, the oldest first; without reading the others."""
         parts: deque[list[dict[str, Any]]] = deque()
         missing = count
         for path in reversed(segments_of(self.folder)):

@@ -101,7 +101,7 @@ def test_the_gate_from_the_first_release_on(
     assert not without.passes
     assert state(without, WORTH)[0] == NOT_MEASURED
     assert "necessary but not measured" in without.reason
-    assert "is not where it was, or has changed" in without.reason
+    assert "was moved or has changed" in without.reason
     assert len(registry.verdicts("2")) == 3
     assert registry.refused("2") == without.reason
     registry.force("2")

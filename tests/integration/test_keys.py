@@ -38,7 +38,7 @@ def test_a_key_is_kept_as_a_hash_alone(engine: Engine) -> None:
 
 def test_names_are_free_again_once_revoked(engine: Engine) -> None:
     create_key(engine, "app", ["route"])
-    with pytest.raises(StoreError, match="there is a key 'app' already"):
+    with pytest.raises(StoreError, match="key 'app' already exists"):
         create_key(engine, "app", ["route"])
     revoke_key(engine, "app")
     assert valid_keys(engine) == []

@@ -202,7 +202,7 @@ def test_a_repair_with_too_little_to_go_by_waits(
     check_drift_flow()
     repairs = repair()
     assert repairs["waiting"]
-    assert "graded answers since it began, 20 are needed" in caplog.text
+    assert "graded answers since the drift began, 20 are needed" in caplog.text
     assert [r for r in caplog.records if r.exc_info or "Traceback" in r.getMessage()] == []
     assert {
         row["state"] for row in list_alerts(platform.engine) if row["name"] == "predictor-drift"
