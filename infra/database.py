@@ -74,7 +74,7 @@ def wait_a_while(connection: psycopg2.extensions.connection) -> None:
             raise psycopg2.OperationalError(f"no answer for {patience:g} s")
 
 
-def connect(address: str, impatient: bool = False) -> Engine:
+def connect(address: str, *, impatient: bool = False) -> Engine:
     """An engine that checks a connection before it trusts it, and gives up connecting soon.
 
     impatient: for short statements beside live requests. The server ends one after

@@ -286,7 +286,7 @@ class Stack:
                 self.say("postgres  was gone, starts again")
                 try:
                     self._postgres = embedded_postgres(self.settings.home)
-                except Exception as error:  # the next round tries again
+                except Exception as error:  # noqa: BLE001 - the supervisor must not die; it tries again
                     self.say(f"postgres  does not start: {error}")
             for part in self.parts:
                 code = self._children[part.name].poll()

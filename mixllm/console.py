@@ -23,7 +23,7 @@ Columns = Mapping[str, Callable[[Any], str]]
 
 
 def show_rows(
-    rows: Sequence[Any], columns: Columns, as_json: bool = False, empty: str = ""
+    rows: Sequence[Any], columns: Columns, *, as_json: bool = False, empty: str = ""
 ) -> None:
     """Rows as a table, or whole as JSON. empty: what is said in place of a table of no rows."""
     if as_json:

@@ -24,7 +24,8 @@ from models.errors import StoreError
 READY_SECONDS: Final = 60.0
 SPEED: Final = 20.0
 CLIENTS: Final = 8
-Train = Callable[[Path, bool], dict[str, Any]]
+# An evaluation set's folder → the training flow's result: a release that is champion.
+Train = Callable[[Path], dict[str, Any]]
 
 
 def run_demo(settings: Settings, queries: int, show: int, console: Console, train: Train) -> None:
@@ -40,7 +41,7 @@ def run_demo(settings: Settings, queries: int, show: int, console: Console, trai
         f"SIMULATED: {len(data.queries)} queries of {data.queries['source'].nunique()} task families, "
         f"{len(data.candidates)} simulated LLMs, written to {folder}"
     )
-    result = train(folder, True)
+    result = train(folder)
     console.print(f"release {result['version']} trained, registered and promoted")
     stack = Stack(settings, console.print)
     _, test = data.split()

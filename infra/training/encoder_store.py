@@ -43,6 +43,7 @@ def built_encoder(
     home: Path,
     data: TuningData,
     settings: TuningSettings,
+    *,
     tune: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:

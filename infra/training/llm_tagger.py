@@ -42,32 +42,42 @@ class TaggingCost:
         )
 
 
-class LLMTagger:
-    """Tags by a chat model, so many requests at a time, each retried with backoff.
+@dataclass(frozen=True)
+class ChatModel:
+    """A model behind an OpenAI-compatible endpoint, and how it is asked.
 
-    base_url: an OpenAI-compatible endpoint, ``/v1`` included. input_price, output_price: USD per
-    million tokens. ``spent`` adds up what the endpoint said was used.
+    base_url: ``/v1`` included.
+    concurrency: requests at a time.
+    retries: of each request, with backoff.
+    timeout: seconds.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        api_key: str = "none",
-        input_price: float | None = None,
-        output_price: float | None = None,
-        concurrency: int = 8,
-        retries: int = 5,
-        timeout: float = 60.0,
-    ) -> None:
-        self.base_url, self.model, self.api_key = base_url, model, api_key
-        self.input_price, self.output_price = input_price, output_price
-        self.concurrency, self.retries, self.timeout = concurrency, retries, timeout
+    base_url: str
+    model: str
+    api_key: str = "none"
+    concurrency: int = 8
+    retries: int = 5
+    timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class TokenPrices:
+    """USD per million tokens."""
+
+    input: float
+    output: float
+
+
+class LLMTagger:
+    """Tags by a chat model. ``spent`` adds up the tokens that the endpoint reports."""
+
+    def __init__(self, chat: ChatModel, prices: TokenPrices | None = None) -> None:
+        self.chat, self.prices = chat, prices
         self.spent = self._cost(0, 0, 0)
 
     @property
     def digest(self) -> str:
-        return digest_json(["llm", self.model, PROMPT, READ_CHARACTERS, MAX_RESPONSE_TOKENS])
+        return digest_json(["llm", self.chat.model, PROMPT, READ_CHARACTERS, MAX_RESPONSE_TOKENS])
 
     def estimate(self, queries: Sequence[str]) -> TaggingCost:
         """What tagging these queries will take, by their length in characters."""
@@ -87,12 +97,12 @@ class LLMTagger:
     async def _tag(
         self, queries: Sequence[str], progress: Callable[[int], None] | None
     ) -> list[Tags]:
-        limit = asyncio.Semaphore(self.concurrency)
+        limit = asyncio.Semaphore(self.chat.concurrency)
         async with openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=self.api_key,
-            max_retries=self.retries,
-            timeout=self.timeout,
+            base_url=self.chat.base_url,
+            api_key=self.chat.api_key,
+            max_retries=self.chat.retries,
+            timeout=self.chat.timeout,
         ) as client:
 
             async def one(query: str) -> Tags:
@@ -108,14 +118,14 @@ class LLMTagger:
             except* openai.OpenAIError as errors:
                 first = errors.exceptions[0]
                 raise TaggingError(
-                    f"tagging by {self.model} at {self.base_url} failed after {self.retries} retries: "
-                    f"{first}; run again, what was tagged before is kept"
+                    f"tagging by {self.chat.model} at {self.chat.base_url} failed after "
+                    f"{self.chat.retries} retries: {first}; run it again: finished tags are kept"
                 ) from first
         return [task.result() for task in tasks]
 
     async def _ask(self, client: openai.AsyncOpenAI, query: str) -> Tags:
         answer = await client.chat.completions.create(
-            model=self.model,
+            model=self.chat.model,
             messages=[
                 {"role": "system", "content": PROMPT},
                 {"role": "user", "content": query[:READ_CHARACTERS]},
@@ -133,6 +143,6 @@ class LLMTagger:
 
     def _cost(self, queries: int, prompt: int, response: int) -> TaggingCost:
         usd = None
-        if self.input_price is not None and self.output_price is not None:
-            usd = token_cost(prompt, response, self.input_price, self.output_price)
+        if self.prices is not None:
+            usd = token_cost(prompt, response, self.prices.input, self.prices.output)
         return TaggingCost(queries, prompt, response, usd)

@@ -38,10 +38,10 @@ def tag(
     cache = TagCache(settings.home / "tags", tagger)
     new = cache.missing(queries)
     if isinstance(tagger, LLMTagger):
-        log.warning("tagging by %s will take about: %s", tagger.model, tagger.estimate(new))
+        log.warning("tagging by %s will take about: %s", tagger.chat.model, tagger.estimate(new))
     tags = cache.tag(queries, progress)
     if isinstance(tagger, LLMTagger):
-        log.warning("tagging by %s took: %s", tagger.model, tagger.spent)
+        log.warning("tagging by %s took: %s", tagger.chat.model, tagger.spent)
     log.info("%d queries tagged, the rest were already", len(new))
     embedder = embedding_cache(clustering_encoder(settings.home), settings)
     return tagged_queries(queries, tags, embedder, options.domains, options.tuning.seed)
@@ -69,7 +69,7 @@ def encoder_folder(
     data = TuningData.of(train, domains)
     tune = options.encoder == "fine-tune"
     advance = per_cent(progress)
-    folder = built_encoder(settings.home, data, options.tuning, tune, advance)
+    folder = built_encoder(settings.home, data, options.tuning, tune=tune, progress=advance)
     advance(1, 1)
     return folder
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from infra.settings import Settings
-from infra.training.llm_tagger import LLMTagger
+from infra.training.llm_tagger import ChatModel, LLMTagger, TokenPrices
 from models.domains.instagger import DEFAULT_MODEL, InsTagger
 from models.domains.taggers import KeyphraseTagger, Tagger
 from models.errors import SettingsError
@@ -22,14 +22,16 @@ def make_tagger(kind: TaggerKind, settings: Settings, queries: Sequence[str]) ->
         return KeyphraseTagger().fit(queries)
     if kind == "instag":
         return InsTagger(settings.tagger_model or DEFAULT_MODEL)
-    return LLMTagger(
+    chat = ChatModel(
         str(settings.tagger_url),
         str(settings.tagger_model),
         settings.tagger_key.get_secret_value() if settings.tagger_key else "none",
-        settings.tagger_input_price,
-        settings.tagger_output_price,
         settings.tagger_concurrency,
     )
+    prices = settings.tagger_input_price, settings.tagger_output_price
+    if prices[0] is None or prices[1] is None:
+        return LLMTagger(chat)
+    return LLMTagger(chat, TokenPrices(prices[0], prices[1]))
 
 
 def check_tagger(kind: TaggerKind, settings: Settings) -> None:

@@ -25,7 +25,7 @@ def candidate_add(
     name: Name, data: Data, promote: Promote = False, quarantine: Quarantine = None
 ) -> None:
     """Fit a new candidate's predictor and register a release with it."""
-    change_candidate_with(name, data, promote, quarantine, known=False)
+    change_candidate_with(name, data, quarantine, promote=promote, known=False)
 
 
 @candidate.command("refit")
@@ -33,13 +33,13 @@ def candidate_refit(
     name: Name, data: Data, promote: Promote = False, quarantine: Quarantine = None
 ) -> None:
     """Fit a candidate's predictor anew and register a release with it."""
-    change_candidate_with(name, data, promote, quarantine, known=True)
+    change_candidate_with(name, data, quarantine, promote=promote, known=True)
 
 
 @candidate.command("remove")
 def candidate_remove(name: Name, promote: Promote = False) -> None:
     """Register a release without a candidate."""
-    change_candidate_with(name, None, promote, None, known=True)
+    change_candidate_with(name, promote=promote, known=True)
 
 
 @candidate.command("disable")
@@ -55,7 +55,12 @@ def candidate_enable(names: Annotated[list[str], typer.Argument(help="Candidates
 
 
 def change_candidate_with(
-    name: str, data: Path | None, promote: bool, quarantine: Path | None, known: bool
+    name: str,
+    data: Path | None = None,
+    quarantine: Path | None = None,
+    *,
+    promote: bool,
+    known: bool,
 ) -> None:
     """Run the flow, after checking that the change makes sense."""
     settings = settings_with_stack()

@@ -50,7 +50,7 @@ def drift_list(
         "decisions": lambda row: str(row["decisions"]),
         "lit": lambda row: ", ".join(sorted({s["alert"] for s in row["signals"] if s["lit"]})),
     }
-    show_rows(rows, columns, as_json)
+    show_rows(rows, columns, as_json=as_json)
     for row in () if as_json else rows:  # addresses are for copying: never folded
         console.print(f"report {row['id']}: {row['report'] or 'not yet'}", soft_wrap=True)
 
@@ -76,7 +76,7 @@ def alerts_list(
         "state": lambda row: row["state"],
         "outcome": lambda row: row["outcome"] or "",
     }
-    show_rows(list_alerts(store(), most=most), columns, as_json)
+    show_rows(list_alerts(store(), most=most), columns, as_json=as_json)
 
 
 @alerts_app.command("show")
@@ -113,7 +113,7 @@ def alerts_audit(
     """Every step that the platform took by itself, the newest first."""
     from monitoring.store.audit import read_audit
 
-    show_rows(read_audit(store(), most=most), AUDIT, as_json)
+    show_rows(read_audit(store(), most=most), AUDIT, as_json=as_json)
 
 
 AUDIT: Columns = {

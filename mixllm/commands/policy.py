@@ -54,7 +54,7 @@ def policy_list(as_json: AsJson = False) -> None:
         "why": lambda row: row["reason"],
         "refused": lambda row: row["refused"] or "",
     }
-    show_rows(list_states(store()), columns, as_json)
+    show_rows(list_states(store()), columns, as_json=as_json)
 
 
 @policy.command("show")

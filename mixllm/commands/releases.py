@@ -147,7 +147,7 @@ def releases(
 
     opened = registry(settings_with_stack())
     if version is not None:
-        show_verdicts(version, opened.verdicts(version), as_json)
+        show_verdicts(version, opened.verdicts(version), as_json=as_json)
         return
     rows = opened.releases()
     if not rows and not as_json:
@@ -162,13 +162,13 @@ def releases(
         "code": lambda row: row.tags.get("code_revision", ""),
         "gate": lambda row: gate_state(row.tags),
     }
-    show_rows(rows, columns, as_json)
+    show_rows(rows, columns, as_json=as_json)
     for row in () if as_json else rows:
         if (why := row.tags.get("serving.refused")) is not None:
             say(f"the service does not load release {row.version}: {why}")
 
 
-def show_verdicts(version: str, history: list[dict[str, Any]], as_json: bool) -> None:
+def show_verdicts(version: str, history: list[dict[str, Any]], *, as_json: bool) -> None:
     """Every verdict on a release, the oldest first; the last one counts."""
 
     def data_of(row: dict[str, Any]) -> str:
@@ -187,7 +187,7 @@ def show_verdicts(version: str, history: list[dict[str, Any]], as_json: bool) ->
         "changed since": lambda row: row["changed"],
     }
     unjudged = f"release {version} has not been judged: mixllm judge {version}"
-    show_rows(history, columns, as_json, unjudged)
+    show_rows(history, columns, as_json=as_json, empty=unjudged)
     if history and not as_json:
         last = history[-1]
         say(f"{verdict_line(version, last['number'], last['reason'])}; this one counts")

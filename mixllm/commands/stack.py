@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +32,7 @@ def demo(
 
     settings = read_settings()
     ready_home(settings.home)
-    run_demo(settings, queries, show, console, train_with)
+    run_demo(settings, queries, show, console, partial(train_with, promote=True))
 
 
 @app.command(rich_help_panel=START)

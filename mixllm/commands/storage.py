@@ -48,7 +48,7 @@ def dead_letters_list(as_json: AsJson = False) -> None:
         for letter in letters.read()
     ]
     columns = {name: itemgetter(name) for name in ("journal", "id", "at", "reason")}
-    show_rows(rows, columns, as_json, "no dead letters")
+    show_rows(rows, columns, as_json=as_json, empty="no dead letters")
 
 
 @dead_letters.command("show")
@@ -70,7 +70,7 @@ def dead_letters_retry(ids: LetterIds = None, everything: AllLetters = False) ->
     from monitoring.store.journals import JOURNALS
 
     engine, failed = None, 0
-    for journal, (letters, chosen) in chosen_letters(ids, everything).items():
+    for journal, (letters, chosen) in chosen_letters(ids, everything=everything).items():
         engine = engine or store()
         insert = partial(JOURNALS[journal].insert, engine)
         refused = letters.retry(chosen, insert)
@@ -85,12 +85,12 @@ def dead_letters_retry(ids: LetterIds = None, everything: AllLetters = False) ->
 @dead_letters.command("drop")
 def dead_letters_drop(ids: LetterIds = None, everything: AllLetters = False) -> None:
     """Delete rows for good."""
-    for journal, (letters, chosen) in chosen_letters(ids, everything).items():
+    for journal, (letters, chosen) in chosen_letters(ids, everything=everything).items():
         letters.remove([letter.id for letter in chosen])
         console.print(f"{journal}: {len(chosen)} dropped")
 
 
-def chosen_letters(ids: list[str] | None, everything: bool) -> dict[str, Any]:
+def chosen_letters(ids: list[str] | None, *, everything: bool) -> dict[str, Any]:
     """Journal → (its dead letters, the chosen ones), where there are any. Raises StoreError."""
     from infra.settings import read_settings
     from models.errors import StoreError

@@ -65,7 +65,7 @@ def ingest(
 
 
 def train_with(
-    data: Path, promote: bool, quarantine: Path | None = None, **options: Any
+    data: Path, quarantine: Path | None = None, *, promote: bool, **options: Any
 ) -> dict[str, Any]:
     """Run the training flow in this process; on the stack's Prefect server where it runs."""
     from models.data.files import read_evaluation_set
@@ -100,7 +100,7 @@ def train(
 ) -> None:
     """Train a router, evaluate it on unseen queries and register it as a release."""
     options = options_of(tuning, encoder, tagger, domains, families)
-    result = train_with(data, promote, quarantine, **options)
+    result = train_with(data, quarantine, promote=promote, **options)
     if as_json:
         print_json(result)
         return

@@ -39,7 +39,7 @@ def database(
     made = new_registry(home)
     made.client.create_registered_model(ROUTER)
     for number in ("1", "2"):
-        run = made.client.create_run(made._experiment(), run_name=number)
+        run = made.client.create_run(made.experiment(), run_name=number)
         made.client.create_model_version(ROUTER, "file:///nowhere", run.info.run_id)
     made.promote("1")
     made.add_verdict("2", verdict(1, "refused", "refused; fails: memory, MiB", "1"), [], "figures")

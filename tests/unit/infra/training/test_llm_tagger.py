@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.training.llm_tagger import LLMTagger
+from infra.training.llm_tagger import ChatModel, LLMTagger, TokenPrices
 from models.errors import TaggingError
 
 
@@ -81,9 +81,11 @@ def endpoint() -> Iterator[Endpoint]:
     thread.join()
 
 
-def tagger(endpoint: Endpoint, **given: Any) -> LLMTagger:
-    prices = {"input_price": 1.0, "output_price": 10.0}
-    return LLMTagger(endpoint.url, "some-model", "secret", **{**prices, **given})
+PRICES = TokenPrices(input=1.0, output=10.0)
+
+
+def tagger(endpoint: Endpoint, prices: TokenPrices | None = PRICES, **given: Any) -> LLMTagger:
+    return LLMTagger(ChatModel(endpoint.url, "some-model", "secret", **given), prices)
 
 
 def test_queries_are_tagged_side_by_side_within_the_limit(endpoint: Endpoint) -> None:
@@ -107,7 +109,7 @@ def test_cost_is_told_before_and_after(endpoint: Endpoint) -> None:
     made.tag(["a", "b"])
     assert made.spent.prompt_tokens == 200
     assert made.spent.usd == pytest.approx((200 * 1.0 + 20 * 10.0) / 1e6)
-    assert "no price set" in str(tagger(endpoint, input_price=None).estimate(["a"]))
+    assert "no price set" in str(tagger(endpoint, prices=None).estimate(["a"]))
 
 
 def test_a_busy_endpoint_is_asked_again(endpoint: Endpoint) -> None:
@@ -127,4 +129,5 @@ def test_an_endpoint_that_stays_down_is_one_clear_error(endpoint: Endpoint) -> N
 
 
 def test_a_key_is_in_no_digest(endpoint: Endpoint) -> None:
-    assert tagger(endpoint).digest == LLMTagger(endpoint.url, "some-model", "other").digest
+    other = ChatModel(endpoint.url, "some-model", "other")
+    assert tagger(endpoint).digest == LLMTagger(other).digest
