@@ -184,7 +184,11 @@ def test_mail_without_a_receiver_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("status", "result"),
-    [(302, "the server answered 302"), (404, "it answered 404"), (500, "it answered 500")],
+    [
+        (302, "the server answered 302"),
+        (404, "the server answered 404"),
+        (500, "the server answered 500"),
+    ],
 )
 def test_a_refused_webhook_is_said_without_its_address(
     status: int, result: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
