@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.data.raw_table import Nested
+from models.data.tables.raw_table import Nested
 from models.files.numerals import read_number
 from models.queries.conversation import read_conversation
 

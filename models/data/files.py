@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models.catalog_file import read_catalog
 from models.data.evaluation_set import EvaluationSet
-from models.data.raw_table import SUFFIXES, read_table_file
+from models.data.tables.read import SUFFIXES, read_table_file
 from models.data.validation import OUTCOME_COLUMNS, QUERY_COLUMNS, evaluation_set
 from models.errors import EvaluationSetError
 

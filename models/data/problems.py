@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 import pandera.pandas as pa
 
-from models.data.raw_table import RawTable, as_written
+from models.data.tables.raw_table import RawTable, as_written
 from models.errors import EvaluationSetError, nearest
 
 PROBLEM_COLUMNS: Final = ("table", "index", "column", "problem")

@@ -20,10 +20,12 @@ import pandas as pd
 from models.catalog import Candidate, Catalog
 from models.data import cells
 from models.data.evaluation_set import EvaluationSet
-from models.data.raw_table import PICKLES, RawTable, read_table_file
+from models.data.tables.raw_table import RawTable
+from models.data.tables.read import read_table_file
 from models.data.validation import CheckedTables, checked, require
 from models.errors import EvaluationSetError
 
+PICKLES: Final = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".npy", ".npz")
 COST: Final = "|total_cost"
 RESPONSE: Final = "|model_response"
 FIXED: Final = ("sample_id", "prompt", "eval_name")

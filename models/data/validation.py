@@ -25,7 +25,7 @@ from models.data.problems import (
     with_places,
     write_quarantine,
 )
-from models.data.raw_table import RawTable
+from models.data.tables.raw_table import RawTable
 from models.errors import EvaluationSetError, nearest
 from models.prices import token_cost
 

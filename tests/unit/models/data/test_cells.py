@@ -10,7 +10,7 @@ import pytest
 
 from models.data import cells
 from models.data.cells import BadCell
-from models.data.raw_table import Nested
+from models.data.tables.raw_table import Nested
 
 
 @pytest.mark.parametrize(

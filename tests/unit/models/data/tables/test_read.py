@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.data import raw_table
-from models.data.raw_table import read_table_file
+from models.data.tables import limits
+from models.data.tables.raw_table import as_written
+from models.data.tables.read import SUFFIXES, read_table_file
 from models.errors import EvaluationSetError
 
 ROWS = [("1", "a b", "x"), ("2", "c\nd", "")]
@@ -94,9 +95,7 @@ def test_every_kind_of_arrow_column_is_read_as_written(tmp_path: Path) -> None:
     )
     pq.write_table(table, tmp_path / "t.parquet")
     read = read_table_file(tmp_path / "t.parquet")
-    shown = {
-        name: [raw_table.as_written(v) for v in read.columns[name]] for name in table.schema.names
-    }
+    shown = {name: [as_written(v) for v in read.columns[name]] for name in table.schema.names}
     assert shown == {
         "int8": [1, None],
         "uint64": [2**64 - 1, 1],
@@ -194,7 +193,7 @@ def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
         "a folder": Path.mkdir,
         "no such file": lambda path: path.symlink_to(tmp_path / "nowhere"),
     }
-    for suffix in raw_table.SUFFIXES:
+    for suffix in SUFFIXES:
         for kind, make in kinds.items():
             path = tmp_path / f"{kind.replace(' ', '')}{suffix}"
             make(path)
@@ -211,10 +210,10 @@ def test_a_symlink_to_a_file_is_read(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits that a test reaches in no time."""
-    monkeypatch.setattr(raw_table, "MOST_CELL", 1000)
-    monkeypatch.setattr(raw_table, "MOST_BYTES", 100_000)
-    monkeypatch.setattr(raw_table, "MOST_ROWS", 10_000)
-    monkeypatch.setattr(raw_table, "MOST_LINES", 20_000)
+    monkeypatch.setattr(limits, "MOST_CELL", 1000)
+    monkeypatch.setattr(limits, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(limits, "MOST_ROWS", 10_000)
+    monkeypatch.setattr(limits, "MOST_LINES", 20_000)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +235,7 @@ def test_text_that_is_too_much_is_refused(
     path.write_bytes(
         gzip.compress(text.encode(), mtime=0) if suffix.endswith("gz") else text.encode()
     )
-    if path.stat().st_size > raw_table.MOST_BYTES:
+    if path.stat().st_size > limits.MOST_BYTES:
         message = "at most 0.1 MiB are read"
     with pytest.raises(EvaluationSetError, match=message):
         read_table_file(path)
