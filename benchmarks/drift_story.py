@@ -32,12 +32,16 @@ import numpy as np
 import psutil
 from sqlalchemy import Engine, func, select
 
+from infra.addresses import free_loopback_port
 from infra.embedded_postgres import embedded_postgres
-from infra.fleet import Answer, Answers, Fleet, FleetThread, RecordedAnswers, with_upstreams
+from infra.fleet.answers import Answer, Answers, RecordedAnswers
+from infra.fleet.server import Fleet, with_upstreams
+from infra.fleet.thread import FleetThread
 from infra.registry.records import CHALLENGER, CHAMPION
 from infra.registry.registry import Registry
 from infra.settings import Settings, read_settings
-from infra.stack import Stack, free_loopback_port, local_parts, wait_ready
+from infra.stack.parts import local_parts
+from infra.stack.stack import Stack, wait_ready
 from models.data.evaluation_set import EvaluationSet
 from models.data.files import read_evaluation_set, write_evaluation_set
 from models.release.manifest import read_manifest

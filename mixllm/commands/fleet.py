@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mixllm.app import STUDY, app
 from mixllm.console import say, write_text
+
+if TYPE_CHECKING:
+    from infra.fleet.server import Fleet
 
 
 @app.command(
@@ -42,8 +46,9 @@ def fleet(
     """Simulate LLMs: a real server of OpenAI's protocol, with the catalog's speeds. Ctrl-C stops it."""
     import asyncio
 
-    from infra import fleet as simulated
     from infra.addresses import http_url
+    from infra.fleet.answers import RecordedAnswers
+    from infra.fleet.server import Fleet, parse_faults, with_upstreams
     from models.catalog_file import read_catalog
     from models.data.files import read_evaluation_set
     from models.data.simulated import right_answers, simulated_evaluation_set
@@ -51,28 +56,31 @@ def fleet(
     known = simulated_evaluation_set() if data is None else read_evaluation_set(data)
     texts = right_answers() if data is None else None
     entries = read_catalog(catalog) if catalog else known.catalog
-    made = simulated.Fleet(
-        entries,
-        simulated.RecordedAnswers(known, texts),
-        concurrency,
-        float("inf") if instant else speed,
-        seed,
-    )
-    made.set_faults(simulated.parse_faults(fault or []))
+    factor = float("inf") if instant else speed
+    made = Fleet(entries, RecordedAnswers(known, texts), concurrency, factor, seed)
+    made.set_faults(parse_faults(fault or []))
 
     def announce() -> None:
-        """What may be said only once the port is ours."""
+        """Say it only once the port is ours."""
         address = http_url(host, port)
         if write_catalog is not None:
-            written = simulated.with_upstreams(entries, address, concurrency=concurrency)
+            written = with_upstreams(entries, address, concurrency=concurrency)
             write_text(write_catalog, written.dump_yaml())
             say(f"catalog written to {write_catalog}; serve with MIXLLM_CATALOG={write_catalog}")
         say(f"SIMULATED: {len(entries.llms)} LLMs at {address}/v1; Ctrl-C stops")
 
-    async def run() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await simulated.serve(made, host, port, stop, announce)
+    asyncio.run(serve_until_signal(made, host, port, announce))
 
-    asyncio.run(run())
+
+async def serve_until_signal(
+    fleet: Fleet, host: str, port: int, listening: Callable[[], None]
+) -> None:
+    """Answer until Ctrl-C or SIGTERM. listening: called once the port is ours."""
+    import asyncio
+
+    from infra.fleet.server import serve
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await serve(fleet, host, port, stop, listening)

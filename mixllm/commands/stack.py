@@ -39,7 +39,8 @@ def demo(
 def up() -> None:
     """Run the local stack: Postgres, MLflow, Prefect with the flows, the service. Ctrl-C stops it."""
     from infra.settings import read_settings
-    from infra.stack import Stack, local_parts
+    from infra.stack.parts import local_parts
+    from infra.stack.stack import Stack
     from models.drift.alerts import read_rules
     from serving.binding import check_host
 

@@ -19,7 +19,9 @@ from starlette.testclient import TestClient
 
 from fleets import RecordingFleet
 from infra.database import connect
-from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
+from infra.fleet.answers import RecordedAnswers
+from infra.fleet.server import with_upstreams
+from infra.fleet.thread import FleetThread
 from infra.registry.records import Canary
 from infra.settings import Settings
 from models.catalog import Candidate

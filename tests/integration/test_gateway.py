@@ -23,7 +23,9 @@ from sqlalchemy import text
 
 from fleets import RecordingFleet
 from infra.database import connect
-from infra.fleet import FleetThread, RecordedAnswers, with_upstreams
+from infra.fleet.answers import RecordedAnswers
+from infra.fleet.server import with_upstreams
+from infra.fleet.thread import FleetThread
 from infra.registry.registry import Registry
 from models.data.evaluation_set import EvaluationSet
 from monitoring.store.answers import read_answer, spent_this_month

@@ -17,9 +17,10 @@ from evidently.ui.workspace import Workspace
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from infra.addresses import free_loopback_port
 from infra.guard.credentials import Credentials, read_credentials
 from infra.settings import Settings
-from infra.stack import Part, free_loopback_port, local_parts
+from infra.stack.parts import Part, local_parts
 from processes import kill, wait_for
 
 FOREIGN = {"origin": "http://evil.example", "content-type": "text/plain"}

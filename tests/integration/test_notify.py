@@ -15,8 +15,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from pydantic import SecretStr
 
+from infra.addresses import free_loopback_port
 from infra.settings import Settings
-from infra.stack import free_loopback_port
 from monitoring.drift.notify import SIGNATURE, notify
 
 DETAILS = {"alert": 7, "name": "predictor-drift"}

@@ -18,9 +18,9 @@ from flows.learn import learn_from_feedback
 from flows.probe import probe
 from flows.repairs.flow import repair
 from flows.retrain import retrain_configured
+from infra.addresses import free_loopback_port
 from infra.registry.records import CHALLENGER, CHAMPION, ROUTER, Canary
 from infra.registry.registry import Registry
-from infra.stack import free_loopback_port
 from logs import log_decisions
 from models.data.evaluation_set import EvaluationSet
 from models.data.files import write_evaluation_set

@@ -14,11 +14,13 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
+from infra.addresses import free_loopback_port
 from infra.embedded_postgres import EmbeddedPostgres, embedded_postgres, leave_embedded_postgres
 from infra.processes import TOKEN_VARIABLE, ProcessIdentity
 from infra.settings import Settings
-from infra.stack import Part, Stack, free_loopback_port, local_parts
-from infra.stack_record import STATE_FILE, read_record, running_stack, survivors
+from infra.stack.parts import Part, local_parts
+from infra.stack.record import STATE_FILE, read_record, running_stack, survivors
+from infra.stack.stack import Stack
 from models.errors import SettingsError
 from stacks import is_served, lines_until, server_part, supervise, with_token
 

@@ -4,7 +4,8 @@ from typing import Any
 
 from aiohttp import web
 
-from infra.fleet import Fleet, json_response
+from infra.fleet.messages import json_response
+from infra.fleet.server import Fleet
 
 
 class RecordingFleet(Fleet):

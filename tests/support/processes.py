@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
-from infra.stack import free_loopback_port
+from infra.addresses import free_loopback_port
 
 free_port = free_loopback_port
 

@@ -14,7 +14,8 @@ import psutil
 from infra.addresses import http_url
 from infra.processes import TOKEN_VARIABLE
 from infra.settings import Settings, read_settings
-from infra.stack import Part, Stack
+from infra.stack.parts import Part
+from infra.stack.stack import Stack
 
 # A server that starts a process of its own, which outlives it.
 SERVER = """

@@ -3,7 +3,9 @@ import socket
 
 import pytest
 
-from infra.fleet import Fleet, RecordedAnswers, parse_faults, parts_of, serve, with_upstreams
+from infra.fleet.answers import RecordedAnswers
+from infra.fleet.messages import parts_of
+from infra.fleet.server import Fleet, parse_faults, serve, with_upstreams
 from models.data.evaluation_set import EvaluationSet
 from models.errors import SettingsError
 

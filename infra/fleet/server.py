@@ -10,71 +10,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from aiohttp import web
 
-from infra.addresses import LOOPBACK, http_url
-from infra.stack import free_loopback_port
+from infra.fleet.answers import Answer, Answers
+from infra.fleet.messages import event, json_response, message_of, parts_of, refusal
 from models.catalog import Candidate, Catalog, Upstream
-from models.data.evaluation_set import EvaluationSet
 from models.errors import SettingsError, nearest
 from models.queries.conversation import read_conversation
 
 FAULTS: Final = ("429", "500", "hang", "broken", "slow", "garbage")
 SLOW_FACTOR: Final = 10.0
 HANG_SECONDS: Final = 3600.0
-# Tokens that come within so long travel in one event.
-TICK_SECONDS: Final = 0.02
-WORD: Final = " lorem"
-UNKNOWN_TOKENS: Final = 100
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an LLM says to a query. quality: in [0, 1], None where nobody knows."""
-
-    text: str
-    prompt_tokens: int
-    response_tokens: int
-    quality: float | None
-
-
-class Answers(Protocol):
-    """Who knows what each LLM answers."""
-
-    def find(self, llm: str, query: str) -> Answer: ...
-
-
-class RecordedAnswers:
-    """Answers of an evaluation set's length and quality. texts: query → its right answer, where
-    known; the words of the others mean nothing."""
-
-    def __init__(self, data: EvaluationSet, texts: Mapping[str, str] | None = None) -> None:
-        queries = dict(zip(data.queries["query_id"], data.queries["query"], strict=True))
-        outcomes = data.outcomes
-        columns = ("query_id", "llm", "quality", "prompt_tokens", "response_tokens")
-        self._texts = texts or {}
-        self._known = {
-            (llm, queries[identity].strip()): (float(quality), int(prompt), int(response))
-            for identity, llm, quality, prompt, response in zip(
-                *(outcomes[column] for column in columns), strict=True
-            )
-        }
-
-    def find(self, llm: str, query: str) -> Answer:
-        quality, prompt, response = self._known.get(
-            (llm, query.strip()), (None, -(-len(query) // 4), UNKNOWN_TOKENS)
-        )
-        said = self._texts.get(query.strip(), "") if quality == 1.0 else ""
-        words = max(0, response - len(said) // 4)
-        return Answer((said + WORD * words).strip(), prompt, response, quality)
 
 
 @dataclass
@@ -244,97 +197,10 @@ class Fleet:
         return await self._show(request)
 
 
-def parse_faults(texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """``LLM:KIND=SHARE``, the LLM left out or ``*`` for all. Raises SettingsError."""
-    faults: dict[str, dict[str, float]] = {}
-    for text in texts:
-        where, _, share = text.rpartition("=")
-        llm, _, kind = where.rpartition(":")
-        try:
-            faults.setdefault(llm or "*", {})[kind] = float(share)
-        except ValueError as error:
-            raise SettingsError(f"fault {text!r}: expected LLM:KIND=SHARE") from error
-    return faults
-
-
-def message_of(body: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """The assistant's message: a call of the tool it must call, else the text."""
-    tools = body.get("tools") or []
-    if tools and body.get("tool_choice") in ("required", "auto", None):
-        name = tools[0]["function"]["name"]
-        arguments = {"name": name, "arguments": "{}"}
-        call = {"id": f"call_{uuid.uuid4().hex[:12]}", "type": "function", "function": arguments}
-        return {"role": "assistant", "content": None, "tool_calls": [call]}
-    return {"role": "assistant", "content": answer.text}
-
-
-def parts_of(
-    said: dict[str, Any], tokens: int, per_token: float
-) -> list[tuple[dict[str, Any], int]]:
-    """A message's deltas, each with its tokens: as many in one as come within a tick."""
-    if said["content"] is None:
-        calls = [{"index": i, **call} for i, call in enumerate(said["tool_calls"])]
-        return [({"role": "assistant", "tool_calls": calls}, tokens)]
-    text, count = said["content"], max(1, tokens)
-    step = count if per_token == 0 else max(1, round(TICK_SECONDS / per_token))
-    ends = [*range(step, count, step), count]
-    starts = [0, *ends[:-1]]
-    deltas = [
-        ({"content": text[len(text) * a // count : len(text) * b // count]}, b - a)
-        for a, b in zip(starts, ends, strict=True)
-    ]
-    deltas[0] = ({"role": "assistant", **deltas[0][0]}, deltas[0][1])
-    return deltas
-
-
 def cut(request: web.Request) -> None:
     """End the connection without ending the response."""
     if request.transport is not None:
         request.transport.abort()
-
-
-def event(parsed: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(parsed) + b"\n\n"
-
-
-def json_response(body: Any, status: int = 200, headers: Any = None) -> web.Response:
-    raw = orjson.dumps(body)
-    return web.Response(body=raw, status=status, headers=headers, content_type="application/json")
-
-
-def refusal(status: int, message: str, headers: Any = None) -> web.Response:
-    told = {"message": message, "type": "fleet", "param": None, "code": None}
-    return json_response({"error": told}, status, headers)
-
-
-def with_upstreams(catalog: Catalog, address: str, **limits: Any) -> Catalog:
-    """The catalog with every candidate answered by a fleet at an address; limits: of ``Upstream``."""
-    upstream = Upstream(base_url=f"{address}/v1", **limits)
-    llms = [entry.model_copy(update={"upstream": upstream}) for entry in catalog.llms]
-    return catalog.model_copy(update={"llms": tuple(llms)})
-
-
-class FleetThread:
-    """A fleet that answers from a thread of this process, on a free port of loopback; a context."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet, self.port = fleet, free_loopback_port()
-        self.address = http_url(LOOPBACK, self.port)
-        self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
-
-    def __enter__(self) -> FleetThread:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        self._loop.run_until_complete(serve(self.fleet, LOOPBACK, self.port, self._stop))
-        self._loop.close()
 
 
 async def serve(
@@ -363,3 +229,23 @@ async def serve(
     finally:
         with contextlib.suppress(asyncio.CancelledError):
             await runner.cleanup()
+
+
+def parse_faults(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """``LLM:KIND=SHARE``, the LLM left out or ``*`` for all. Raises SettingsError."""
+    faults: dict[str, dict[str, float]] = {}
+    for text in texts:
+        where, _, share = text.rpartition("=")
+        llm, _, kind = where.rpartition(":")
+        try:
+            faults.setdefault(llm or "*", {})[kind] = float(share)
+        except ValueError as error:
+            raise SettingsError(f"fault {text!r}: expected LLM:KIND=SHARE") from error
+    return faults
+
+
+def with_upstreams(catalog: Catalog, address: str, **limits: Any) -> Catalog:
+    """The catalog with every candidate answered by a fleet at an address; limits: of ``Upstream``."""
+    upstream = Upstream(base_url=f"{address}/v1", **limits)
+    llms = [entry.model_copy(update={"upstream": upstream}) for entry in catalog.llms]
+    return catalog.model_copy(update={"llms": tuple(llms)})

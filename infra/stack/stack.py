@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -20,11 +18,8 @@ import httpx
 import psutil
 
 from infra.addresses import (
-    LOOPBACK,
+    answers,
     check_port,
-    http_url,
-    request_directly,
-    sqlite_url,
 )
 from infra.database import connect, database_address, ping
 from infra.embedded_postgres import (
@@ -32,16 +27,15 @@ from infra.embedded_postgres import (
     embedded_postgres,
     leave_embedded_postgres,
 )
-from infra.evidently_workspace import PagesCheck
 from infra.file_lock import FileLock
-from infra.guard.credentials import ensure_credentials
-from infra.guard.servers import prefect_origins
 from infra.home import ready_home
 from infra.permissions import OTHERS, close_home
 from infra.processes import STOP_SECONDS, TOKEN_VARIABLE, ProcessIdentity, end, family
 from infra.proxy_bypass import bypass_proxy
 from infra.settings import Settings
-from infra.stack_record import (
+from infra.stack.join import JOINED
+from infra.stack.parts import Part
+from infra.stack.record import (
     LOCK_FILE,
     STATE_FILE,
     StackRecord,
@@ -55,110 +49,7 @@ log = logging.getLogger("mixllm.stack")
 
 START_SECONDS: Final = 300.0
 WATCH_SECONDS: Final = 1.0
-# By what names a command takes over the login of the stack that runs, by server.
-LOGINS: Final = {
-    "MIXLLM_MLFLOW_URI": "MLFLOW_TRACKING_",
-    "MIXLLM_PREFECT_API_URL": "PREFECT_API_AUTH_STRING",
-}
-JOINED: Final = ("MIXLLM_", *LOGINS.values())
 CHECK_SECONDS: Final = 15.0
-
-
-@dataclass(frozen=True)
-class Part:
-    """One child process.
-
-    health: an address that answers 2xx once it is up; a part without one is a client of the others,
-        started when they are well.
-    host: what it listens on, where that is not the host of that address.
-    problem: what is wrong with a part that runs, if anything; it is restarted then.
-    uses_servers: whether it works with the other parts all the time; it stops before they do.
-    """
-
-    name: str
-    command: Sequence[str]
-    url: str | None = None
-    health: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-    host: str | None = None
-    problem: Callable[[], str | None] | None = None
-    uses_servers: bool = False
-
-
-def python_module(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", *arguments]
-
-
-def service_part(settings: Settings, environment: Mapping[str, str]) -> Part:
-    """The BentoML service."""
-    return Part(
-        "service",
-        python_module("bentoml", "serve", "serving.service:MixLLM"),
-        url=f"{settings.service_url}/v1/docs",
-        # Alive, not ready: a service without a release is up, and says what it waits for.
-        health=f"{settings.service_url}/livez",
-        host=settings.host,
-        environment=environment,
-        uses_servers=True,
-    )
-
-
-def prefect_home(home: Path) -> dict[str, str]:
-    """Where Prefect keeps what it keeps, as it reads it; the folder is made."""
-    folder = home / "prefect"
-    folder.mkdir(parents=True, exist_ok=True)
-    database = sqlite_url(folder / "prefect.db", "sqlite+aiosqlite")
-    return {"PREFECT_HOME": str(folder), "PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
-
-
-def local_parts(settings: Settings, database: str) -> list[Part]:
-    """MLflow, Prefect with the flows, and the service; those configured elsewhere are left out."""
-    mlflow = settings.mlflow_uri or http_url(LOOPBACK, settings.mlflow_port)
-    prefect = settings.prefect_api_url or http_url(LOOPBACK, settings.prefect_port, "/api")
-    credentials = ensure_credentials(settings.home)
-    shared = {
-        # Ours go to our own servers alone; for others the user's stay.
-        **(credentials.of_mlflow if settings.mlflow_uri is None else {}),
-        **(credentials.of_prefect if settings.prefect_api_url is None else {}),
-        "MIXLLM_HOME": str(settings.home),
-        "MIXLLM_MLFLOW_URI": mlflow,
-        "MIXLLM_PREFECT_API_URL": prefect,
-        "MIXLLM_DATABASE_URL": database,
-        "MIXLLM_MLFLOW_PORT": str(settings.mlflow_port),
-        "MIXLLM_PREFECT_PORT": str(settings.prefect_port),
-        "MIXLLM_EVIDENTLY_PORT": str(settings.evidently_port),
-        "PREFECT_API_URL": prefect,
-        **prefect_home(settings.home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "mixllm",
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "BENTOML_DO_NOT_TRACK": "true",
-    }
-    parts = []
-    if settings.mlflow_uri is None:
-        command = python_module("infra.guard.servers", "mlflow")
-        parts.append(Part("mlflow", command, mlflow, f"{mlflow}/health", shared))
-    if settings.prefect_api_url is None:
-        command = python_module("infra.guard.servers", "prefect")
-        ui = prefect.removesuffix("/api")
-        # The server itself must not take another server's address for its own.
-        own = {k: v for k, v in shared.items() if k != "PREFECT_API_URL"}
-        own["PREFECT_SERVER_API_AUTH_STRING"] = credentials.pair
-        own["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(prefect_origins(settings))
-        # Its pages ask the port that Prefect takes by default unless told.
-        own["PREFECT_SERVER_UI_API_URL"] = prefect
-        parts.append(Part("prefect", command, ui, f"{prefect}/health", own))
-    evidently = http_url(LOOPBACK, settings.evidently_port)
-    workspace = settings.home / "evidently"
-    command = python_module("infra.guard.servers", "evidently")
-    pages = PagesCheck(workspace, evidently, (credentials.user, credentials.password))
-    health = f"{evidently}/api/version"
-    parts.append(Part("evidently", command, evidently, health, shared, problem=pages.problem))
-    flows = python_module("flows.serve", "--alone")
-    parts.append(Part("flows", flows, environment=shared, uses_servers=True))
-    parts.append(service_part(settings, shared))
-    return parts
 
 
 class Stack:
@@ -344,14 +235,6 @@ def stop_survivors(home: Path, say: Callable[[str], None]) -> None:
     say(f"stopped {count} processes of a stack that was killed")
 
 
-def answers(url: str) -> bool:
-    """Whether a GET is answered with 2xx."""
-    try:
-        return request_directly("GET", url, timeout=2.0).is_success
-    except httpx.HTTPError:
-        return False
-
-
 def free_port(part: Part) -> None:
     """Raises SettingsError when a part's port is taken."""
     if part.health is None:
@@ -368,21 +251,6 @@ def free_port(part: Part) -> None:
         ) from error
 
 
-def service_alone(**environment: str) -> Callable[[Settings, str], list[Part]]:
-    """What starts the service without the rest of the stack. environment: more of its variables."""
-
-    def parts(settings: Settings, database: str) -> list[Part]:
-        own = {
-            "MIXLLM_HOME": str(settings.home),
-            "MIXLLM_DATABASE_URL": database,
-            "MIXLLM_PORT": str(settings.port),
-            "BENTOML_DO_NOT_TRACK": "true",
-        }
-        return [service_part(settings, {**own, **environment})]
-
-    return parts
-
-
 def wait_ready(settings: Settings) -> None:
     """Until the service answers from a release. Raises StoreError."""
     deadline = time.monotonic() + START_SECONDS
@@ -391,26 +259,3 @@ def wait_ready(settings: Settings) -> None:
             log = settings.home / "logs" / "service.log"
             raise StoreError(f"the service is not ready after {START_SECONDS:.0f} s; see {log}")
         time.sleep(0.05)
-
-
-def free_loopback_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def join_running_stack(settings: Settings) -> bool:
-    """Point this process at the stack that runs, unless told otherwise; whether one does."""
-    record = running_stack(settings.home)
-    if record is None:
-        return False
-    settings_there = {k: v for k, v in record.environment.items() if k.startswith("MIXLLM_")}
-    for name, value in settings_there.items():
-        os.environ.setdefault(name, value)
-    # Credentials are for the stack's own servers; who was told of others keeps what he has.
-    for server, login in LOGINS.items():
-        if os.environ.get(server) == settings_there.get(server):
-            ours = {k: v for k, v in record.environment.items() if k.startswith(login)}
-            os.environ.update(ours)
-    return True
