@@ -23,7 +23,7 @@ from serving.records.journals import Journals
 from serving.routing.challenger import Challenger
 from serving.routing.champion import Champion
 from serving.routing.policy_follower import PolicyFollower
-from serving.routing.router import Router
+from serving.routing.router import Deciders, Router
 
 
 class ServiceState:
@@ -42,11 +42,9 @@ class ServiceState:
         self.champion.followers.append(self.challenger)
         self.router = Router(
             settings,
-            self.champion,
-            self.policy,
+            Deciders(self.champion, self.challenger, self.policy),
             self.keys,
             self.tracker,
-            self.challenger,
             self.decision_log.keep,
         )
         finished = FinishedChats(self.decision_log, whole_errors=settings.store_queries == "full")

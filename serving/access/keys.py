@@ -166,7 +166,7 @@ class KeyRing:
     def _look(self) -> float:
         try:
             self._refresh()
-        except Exception as error:  # the keys known so far stay valid
+        except Exception as error:  # noqa: BLE001 - whatever fails, the keys known so far stay valid
             wrong = isinstance(error, ProgrammingError)
             self._database_doubt = (
                 "Postgres does not show them" if wrong else "Postgres does not answer"

@@ -94,7 +94,7 @@ class Job:
         billed = self.billed
         return None if billed is None else billed.cost
 
-    def extension(self, final: bool) -> Body:
+    def extension(self, *, final: bool) -> Body:
         """The response's ``mixllm`` field. final: all is known of the answer, its cost included."""
         told = {**self.told, "llm": self.llm}
         if self.llm is not None and self.llm != self.ranking[0]:

@@ -89,7 +89,7 @@ class Endpoint:
         return headers
 
     async def open(
-        self, body: Body, stream: bool, trace: Mapping[str, str], attempt: Attempt
+        self, body: Body, trace: Mapping[str, str], attempt: Attempt, *, stream: bool
     ) -> Reply:
         """Send a request; of a stream, wait for the first event that says something.
 
@@ -117,7 +117,7 @@ class Endpoint:
                     **(wanted if isinstance(wanted, dict) else {}),
                     "include_usage": True,
                 }
-            await self._begin(reply, sent, stream, headers, attempt)
+            await self._begin(reply, sent, headers, attempt, stream=stream)
         except BaseException as error:
             if isinstance(error, UpstreamError):
                 self.count(error, reply.ticket)
@@ -142,9 +142,10 @@ class Endpoint:
         self,
         reply: Reply,
         body: Body,
-        stream: bool,
         headers: dict[str, str],
         attempt: Attempt,
+        *,
+        stream: bool,
     ) -> None:
         # Causes are left out of what is raised: they may quote a header.
         if self._proxy_error is not None:

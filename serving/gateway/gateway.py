@@ -124,7 +124,7 @@ class Gateway:
             for place, llm in enumerate(asked, 1):
                 alone = not any(self.endpoints[name].available for name in asked[place:])
                 try:
-                    return await self._ask(job, llm, alone)
+                    return await self._ask(job, llm, alone=alone)
                 except Refused as error:  # a cheaper one may do
                     unpaid = unpaid or error
                     job.attempts.append(told_of(llm, "over_budget", str(error), 0.0))
@@ -145,7 +145,7 @@ class Gateway:
         self._end(job, "failed", str(failure))
         raise failure from None
 
-    async def _ask(self, job: Job, llm: str, alone: bool) -> Reply:
+    async def _ask(self, job: Job, llm: str, *, alone: bool) -> Reply:
         """One candidate, with its retries. alone: nobody else is left. Raises UpstreamError, Refused."""
         endpoint = self.endpoints[llm]
         retried = 0
@@ -157,7 +157,7 @@ class Gateway:
             self.tracker.arrive(llm, job.decision_id, request, begun)
             try:
                 with telemetry.span("upstream", llm=llm, attempt=retried) as trace:
-                    reply = await endpoint.open(job.body, job.stream, trace, attempt)
+                    reply = await endpoint.open(job.body, trace, attempt, stream=job.stream)
             except BaseException as error:
                 ended = time.monotonic()
                 late = isinstance(error, TimedOut)

@@ -46,7 +46,7 @@ class Redactor:
         words = "|".join(re.escape(word) for word in sorted(short, key=len, reverse=True))
         self._words = re.compile(rf"(?<![A-Za-z0-9])(?:{words})(?![A-Za-z0-9])") if words else None
         long = [s.encode() for s in self.secrets if len(s) >= MIN_IN_ANSWER]
-        escaped = {json_escaped(s, slash) for s in long for slash in (False, True)}
+        escaped = {json_escaped(s, slash=slash) for s in long for slash in (False, True)}
         self._long = sorted({*long, *escaped}, key=len, reverse=True)
 
     def clean(self, text: str, limit: int = 300) -> str:
@@ -105,7 +105,7 @@ def forms_of(secret: str) -> Iterator[bytes]:
         yield encoded[-(-offset * 4 // 3) : -1].translate(bytes.maketrans(b"+/", b"-_"))
 
 
-def json_escaped(raw: bytes, slash: bool = True) -> bytes:
+def json_escaped(raw: bytes, *, slash: bool = True) -> bytes:
     """slash: whether it is escaped too, as some servers do."""
     raw = raw.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     return raw.replace(b"/", b"\\/") if slash else raw

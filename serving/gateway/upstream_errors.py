@@ -38,7 +38,7 @@ class ErrorWords:
     reasons: tuple[str, ...] = ()
 
 
-def read_error(parsed: Any, redactor: Redactor, named: bool = False) -> ErrorWords | None:
+def read_error(parsed: Any, redactor: Redactor, *, named: bool = False) -> ErrorWords | None:
     """The error in parsed JSON that should be an answer; None where there is none.
 
     named: something else says already that it is one, an event's name or a status.

@@ -29,7 +29,8 @@ from serving.http.chat_reading import HEADER, ROUTED, IncomingChat, read_chat
 from serving.http.chat_schemas import ChatRequest
 from serving.http.disconnects import unless_gone
 from serving.http.event_stream import EventStream
-from serving.http.problems import Problem, problem
+from serving.http.problems import Problem, error_response, error_type, problem
+from serving.http.schemas import ErrorBody
 from serving.routing.request import RoutingRequest
 from serving.routing.router import Routed, routable
 from serving.state import ServiceState
@@ -66,7 +67,7 @@ async def complete(
                 return Response(status_code=499)
             state.router.sessions.note(key_id, incoming.session, str(job.llm))
         except NobodyAnswered as error:
-            return failed(error, incoming.pinned, routing_headers(job, final=False))
+            return failed(error, routing_headers(job, final=False), pinned=incoming.pinned)
     headers = routing_headers(job, final=True)
     return Response(orjson.dumps(whole), media_type="application/json", headers=headers)
 
@@ -167,9 +168,9 @@ def job_of(state: ServiceState, incoming: IncomingChat, routed: Routed) -> Job:
     )
 
 
-def routing_headers(job: Job, final: bool) -> dict[str, str]:
+def routing_headers(job: Job, *, final: bool) -> dict[str, str]:
     """What the response's headers say of its routing."""
-    extension = job.extension(final)
+    extension = job.extension(final=final)
     names = {"llm", "decision_id", "release", "fallback", "cost_usd"}
     return {
         HEADER + name.replace("_", "-"): quote(str(value), safe=" :/;,.()=_+@")
@@ -178,7 +179,7 @@ def routing_headers(job: Job, final: bool) -> dict[str, str]:
     }
 
 
-def failed(error: NobodyAnswered, pinned: bool, headers: dict[str, str]) -> Response:
+def failed(error: NobodyAnswered, headers: dict[str, str], *, pinned: bool) -> Response:
     """The error response where no LLM answered.
 
     pinned: the client named the LLM, and gets its own status and message. Otherwise it gets them only
@@ -194,11 +195,7 @@ def failed(error: NobodyAnswered, pinned: bool, headers: dict[str, str]) -> Resp
     words = best.words
     if words.message is None or not (pinned or isinstance(best, InvalidRequest)):
         return problem(status, str(error), code=best.code, headers=headers)
-    return problem(
-        status,
-        words.message,
-        param=words.param,
-        code=words.code or best.code,
-        kind=words.type,
-        headers=headers,
-    )
+    code = words.code or best.code
+    kind = words.type or error_type(status, code)
+    body = ErrorBody(type=kind, message=words.message, param=words.param, code=code)
+    return error_response(status, body, headers)

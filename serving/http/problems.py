@@ -49,12 +49,21 @@ def problem(
     param: str | None = None,
     headers: Mapping[str, str] | None = None,
     code: str | None = None,
-    kind: str | None = None,
 ) -> JSONResponse:
-    """An error response in the one form. kind: its type, of the code or status unless given."""
-    kind = kind or (code if code == QUOTA else NAMES.get(status, "error"))
-    body = ErrorResponse(error=ErrorBody(type=kind, message=message, param=param, code=code))
-    return JSONResponse(body.model_dump(), status_code=status, headers=dict(headers or {}))
+    """An error response in the one form; its type is that of the code or the status."""
+    error = ErrorBody(type=error_type(status, code), message=message, param=param, code=code)
+    return error_response(status, error, headers)
+
+
+def error_type(status: int, code: str | None) -> str:
+    return QUOTA if code == QUOTA else NAMES.get(status, "error")
+
+
+def error_response(
+    status: int, error: ErrorBody, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    body = ErrorResponse(error=error).model_dump()
+    return JSONResponse(body, status_code=status, headers=dict(headers or {}))
 
 
 class Problem(fastapi.HTTPException):

@@ -35,7 +35,7 @@ def journal_summary(state: ServiceState) -> dict[str, Any]:
     }
 
 
-def route_response(routed: Routed, explained: bool) -> RouteResponse:
+def route_response(routed: Routed, *, explained: bool) -> RouteResponse:
     """The answer of ``/v1/route``."""
     routing = routed.routing
     predicted = None

@@ -107,7 +107,7 @@ class Challenger:
             release.check_probes(folder)
         except RegistryError:
             raise  # says nothing of the release
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what a bad release raises depends on its content
             self._refused = version
             self.last_error = f"challenger {version} is refused: {short(error)}"
             log.error("%s", self.last_error)
@@ -147,7 +147,7 @@ class Challenger:
             try:
                 self._keep(self._shadow(running, offered))
                 metrics.shadows.labels(running.version).inc()
-            except Exception as error:  # what the challenger does wrong is nobody's outage
+            except Exception as error:  # noqa: BLE001 - a faulty challenger must not stop the thread
                 log.warning("shadow of release %s: %s", running.version, error)
 
     def _shadow(self, running: Running, offered: Offered) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Champion:
         self.disabled = self._last_run.disabled()
         try:
             self._load_last_run()
-        except Exception as error:  # whatever lies there, the registry has another copy
+        except Exception as error:  # noqa: BLE001 - whatever is on disk, the registry has another copy
             self._note(f"the release of the last run is not loaded: {error}")
         self._poller.start()
 
@@ -115,7 +115,7 @@ class Champion:
         try:
             self._registry = self._registry or Registry.of(self.settings)
             self.poll(self._registry)
-        except Exception as error:  # whatever the registry does, the running release answers
+        except Exception as error:  # noqa: BLE001 - the running release answers without the registry
             self._note(f"registry: {short(error)}")
         return self.settings.poll_seconds
 
@@ -136,7 +136,7 @@ class Champion:
         for follower in self.followers:
             try:
                 follower.follow(registry, self.running)
-            except Exception as error:  # what one follower cannot do keeps no other
+            except Exception as error:  # noqa: BLE001 - one follower's failure must not stop the others
                 log.error("%s: %s", type(follower).__name__, short(error))
 
     def _follow(self, registry: Registry, version: str) -> None:
@@ -160,7 +160,7 @@ class Champion:
                     self._note_swap(registry, running.version, version)
         except RegistryError:
             raise  # says nothing of the release
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - what a bad release raises depends on its content
             self._refuse(registry, version, short(error), RETRY_SECONDS)
             return
         if running is None or running.version != version or self._failed:
@@ -216,7 +216,7 @@ class Champion:
         log.info("release %s answers (from %s)", running.version, running.source)
         try:
             self._note_loaded(running.release.manifest, running.version)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the swap is done, and must not end half-way
             log.error("release %s answers, but is not noted: %s", running.version, short(error))
 
     def _disable(self, names: frozenset[str]) -> None:
@@ -229,7 +229,7 @@ class Champion:
         """What a rollback goes back to; the old release may have been deleted."""
         try:
             registry.note_swap(old, new)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the new release answers without the note
             log.warning("release %s is not noted as the one before: %s", old, short(error))
 
     def _refuse(self, registry: Registry, version: str, why: str, seconds: float) -> None:

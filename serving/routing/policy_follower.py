@@ -55,7 +55,7 @@ class PolicyFollower:
             return 0.2
         try:
             self._follow(running.release.digest, running.release.candidates)
-        except Exception as error:  # Postgres is away: the state at hand stays
+        except Exception as error:  # noqa: BLE001 - without Postgres the state at hand stays
             log.warning("policy: %s", str(error).partition("\n")[0])
         return self.settings.policy_seconds
 

@@ -62,6 +62,15 @@ class Routed:
         return self.ranking[0]
 
 
+@dataclass(frozen=True)
+class Deciders:
+    """The releases that decide, and the learned state that they decide by."""
+
+    champion: Champion
+    challenger: Challenger
+    policy: PolicyFollower
+
+
 class Router:
     """Decides and keeps the decision. Safe to use from several threads.
 
@@ -71,16 +80,14 @@ class Router:
     def __init__(
         self,
         settings: Settings,
-        champion: Champion,
-        policy: PolicyFollower,
+        deciders: Deciders,
         keys: KeyRing,
         tracker: WaitingTracker,
-        challenger: Challenger,
         keep: Callable[[dict[str, Any]], None],
     ) -> None:
-        self.settings, self.champion, self.tracker = settings, champion, tracker
-        self.challenger = challenger
-        self.policy, self.keys = policy, keys
+        self.settings, self.keys, self.tracker = settings, keys, tracker
+        self.champion, self.challenger = deciders.champion, deciders.challenger
+        self.policy = deciders.policy
         self.sessions = Sessions()
         self.budget = ExplorationBudget(settings.exploration_usd_per_day)
         self._keep = keep

@@ -57,27 +57,9 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     trained = run("train", "--data", data, "--promote", home=home, **ports)
     assert trained.returncode == 0, trained.stderr
     assert "release 1 registered, champion" in trained.stdout
-    prefect = f"http://127.0.0.1:{ports['MIXLLM_PREFECT_PORT']}/api"
-    auth = login(home)
-    assert httpx.post(f"{prefect}/flow_runs/filter", json={}).status_code == 401
-    pages = httpx.get(f"{prefect.removesuffix('/api')}/ui-settings").json()
-    assert pages["api_url"] == prefect
-    runs = httpx.post(f"{prefect}/flow_runs/filter", json={}, auth=auth).json()
-    mine = [r["state_type"] for r in runs if r["deployment_id"] is None]
-    assert mine == ["COMPLETED"]
-    coming = {r["state_type"] for r in runs if r["auto_scheduled"]}
-    assert "SCHEDULED" in coming, "what has a cron is planned"
-    deployments = httpx.post(f"{prefect}/deployments/filter", json={}, auth=auth).json()
-    crons = {d["name"]: [s["schedule"]["cron"] for s in d["schedules"]] for d in deployments}
-    assert crons["train-router"] == []
-    assert crons["drift"] == ["*/30 * * * *"]
-    assert len(crons) == len(deployments) == 10
-    automations = httpx.post(f"{prefect}/automations/filter", json={}, auth=auth).json()
-    assert "repair/repair on an alert" in {a["name"] for a in automations}
-    artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}, auth=auth).json()
-    assert {a["key"] for a in artifacts} >= {"evaluation", "tagging", "encoder", "embedding"}
-    mlflow = httpx.get(f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/", auth=auth)
-    assert mlflow.status_code == 200
+    plans_and_keeps_runs(home, ports)
+    mlflow = f"http://127.0.0.1:{ports['MIXLLM_MLFLOW_PORT']}/"
+    assert httpx.get(mlflow, auth=login(home)).status_code == 200
 
     service = f"http://127.0.0.1:{ports['MIXLLM_PORT']}"
     deadline = time.monotonic() + 60
@@ -115,6 +97,29 @@ def test_the_stack_trains_promotes_routes_and_leaves_nothing_behind(
     assert not (home / "stack.json").exists()
     mine = [path for path in home.rglob("*") if path.lstat().st_uid == os.geteuid()]
     assert [p for p in mine if not p.is_symlink() and p.lstat().st_mode & 0o077] == []
+
+
+def plans_and_keeps_runs(home: Path, ports: dict[str, str]) -> None:
+    """Prefect asks for a password, ran the training and has the schedules and automations."""
+    prefect = f"http://127.0.0.1:{ports['MIXLLM_PREFECT_PORT']}/api"
+    auth = login(home)
+    assert httpx.post(f"{prefect}/flow_runs/filter", json={}).status_code == 401
+    pages = httpx.get(f"{prefect.removesuffix('/api')}/ui-settings").json()
+    assert pages["api_url"] == prefect
+    runs = httpx.post(f"{prefect}/flow_runs/filter", json={}, auth=auth).json()
+    mine = [r["state_type"] for r in runs if r["deployment_id"] is None]
+    assert mine == ["COMPLETED"]
+    coming = {r["state_type"] for r in runs if r["auto_scheduled"]}
+    assert "SCHEDULED" in coming, "what has a cron is planned"
+    deployments = httpx.post(f"{prefect}/deployments/filter", json={}, auth=auth).json()
+    crons = {d["name"]: [s["schedule"]["cron"] for s in d["schedules"]] for d in deployments}
+    assert crons["train-router"] == []
+    assert crons["drift"] == ["*/30 * * * *"]
+    assert len(crons) == len(deployments) == 10
+    automations = httpx.post(f"{prefect}/automations/filter", json={}, auth=auth).json()
+    assert "repair/repair on an alert" in {a["name"] for a in automations}
+    artifacts = httpx.post(f"{prefect}/artifacts/filter", json={}, auth=auth).json()
+    assert {a["key"] for a in artifacts} >= {"evaluation", "tagging", "encoder", "embedding"}
 
 
 def login(home: Path) -> tuple[str, str]:

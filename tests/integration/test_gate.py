@@ -35,7 +35,7 @@ def state(verdict: Verdict, name: str) -> tuple[str, str]:
     return check.state, check.reason
 
 
-def test_the_gate_from_the_first_release_on(
+def test_the_gate_from_the_first_release_on(  # noqa: PLR0915 - each verdict rests on those before
     tmp_path: Path,
     machine_home: Path,
     release_folder: Path,

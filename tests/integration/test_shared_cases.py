@@ -111,7 +111,7 @@ def test_no_answer_is_another_llms_turn(name: str, stream: bool) -> None:
 def test_of_a_pinned_llm_the_client_gets_status_and_words(name: str, stream: bool) -> None:
     outcome = through(sent(name), stream, False)
     assert isinstance(outcome.error, NobodyAnswered)
-    told = failed(outcome.error, True, {})
+    told = failed(outcome.error, {}, pinned=True)
     status, words = REFUSED[name]
     error = orjson.loads(bytes(told.body))["error"]
     assert told.status_code == status

@@ -88,7 +88,7 @@ def main() -> None:
         stack.start(parts)
         print("ready", flush=True)
         stack.watch(threading.Event())
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - printed for the test to read
         print(f"{type(error).__name__}: {error}", flush=True)
     finally:
         stack.stop()

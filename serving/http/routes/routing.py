@@ -29,7 +29,7 @@ async def route(request: RouteRequest, state: State, key_id: MayRoute) -> Respon
     timing = ", ".join(f"{part};dur={1000 * value:.3f}" for part, value in parts.items())
     # Made of its own model already: FastAPI need not check it again.
     return Response(
-        route_response(routed, request.explain).model_dump_json(),
+        route_response(routed, explained=request.explain).model_dump_json(),
         media_type="application/json",
         headers={"server-timing": timing},
     )

@@ -48,7 +48,7 @@ def with_endpoint(speak: Speak, use: Use, **limits: Any) -> tuple[Any, list[tupl
 
 async def failure(endpoint: Endpoint, attempt: Attempt | None = None) -> UpstreamError:
     with pytest.raises(UpstreamError) as failed:
-        await endpoint.open(BODY, False, {}, attempt or Attempt())
+        await endpoint.open(BODY, {}, attempt or Attempt(), stream=False)
     return failed.value
 
 
@@ -105,7 +105,9 @@ def test_no_connection_is_an_error_that_nobody_charges_for() -> None:
 
 def test_the_body_is_sent_with_the_upstream_s_name_for_the_model() -> None:
     async def use(endpoint: Endpoint) -> Any:
-        reply = await endpoint.open(BODY, False, {"traceparent": "00-1"}, attempt := Attempt())
+        reply = await endpoint.open(
+            BODY, {"traceparent": "00-1"}, attempt := Attempt(), stream=False
+        )
         reply.close()
         reply.close()  # a second time does nothing
         return reply.whole, attempt.sent
@@ -133,7 +135,7 @@ def test_the_key_is_sent_and_stays_out_of_messages(monkeypatch: pytest.MonkeyPat
 
 def test_beyond_its_limits_it_is_not_asked() -> None:
     async def per_minute(endpoint: Endpoint) -> tuple[UpstreamError, bool]:
-        (await endpoint.open(BODY, False, {}, Attempt())).close()
+        (await endpoint.open(BODY, {}, Attempt(), stream=False)).close()
         return await failure(endpoint), endpoint.available
 
     (error, available), requests = with_endpoint(
@@ -143,10 +145,10 @@ def test_beyond_its_limits_it_is_not_asked() -> None:
     assert (available, len(requests)) == (False, 1)
 
     async def at_once(endpoint: Endpoint) -> tuple[UpstreamError, bool]:
-        reply = await endpoint.open(BODY, False, {}, Attempt())
+        reply = await endpoint.open(BODY, {}, Attempt(), stream=False)
         error = await failure(endpoint)
         reply.close()
-        (await endpoint.open(BODY, False, {}, Attempt())).close()
+        (await endpoint.open(BODY, {}, Attempt(), stream=False)).close()
         return error, endpoint.available
 
     (error, available), requests = with_endpoint(

@@ -30,7 +30,7 @@ class Parts:
 
     def __init__(self, release: Release | None, home: Path, **settings: Any) -> None:
         from serving.routing.champion import Running
-        from serving.routing.router import Router
+        from serving.routing.router import Deciders, Router
 
         running = Running(release, "1", "disk", time.time()) if release else None
         champion: Any = SimpleNamespace(running=running, disabled=frozenset(), spare_catalog=None)
@@ -44,11 +44,9 @@ class Parts:
         self.kept: list[dict[str, Any]] = []
         self.router = Router(
             Settings(home=home, **settings),
-            champion,
-            policy,
+            Deciders(champion, challenger, policy),
             keys,
             WaitingTracker(),
-            challenger,
             self.kept.append,
         )
 
